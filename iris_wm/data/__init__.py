@@ -1,0 +1,1 @@
+"""Episodes, padded batches of their pieces, the replay, and the random streams."""
