@@ -1,0 +1,190 @@
+"""The result file of one finished run, `result.json`: what was measured, and how."""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from iris_wm.evaluation.published import games as atari100k_games
+from iris_wm.evaluation.published import normalize
+
+FORMAT = 1
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One evaluation during training, after `env_steps` agent steps; `returns` of its episodes, unclipped."""
+
+    env_steps: int
+    epoch: int
+    mean_return: float
+    returns: list[float]
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """The final evaluation: its episodes, and every setting that published methods choose differently.
+
+    returns: sum of unclipped rewards of each episode. lengths: agent steps of each episode. temperature: of
+    the policy's sampling. epsilon: share of uniformly random actions. sticky_actions: probability that the
+    emulator repeats the last action. noop_max: most no-ops at a game's start. max_emulator_frames: limit of a
+    game. life_loss_terminal: whether a lost life ended *training* episodes. resize: how frames were
+    made 64x64. full_games: whether an evaluated episode is a whole game with all lives.
+    """
+
+    episodes: int
+    returns: list[float]
+    lengths: list[int]
+    temperature: float
+    epsilon: float
+    sticky_actions: float
+    noop_max: int
+    max_emulator_frames: int
+    life_loss_terminal: bool
+    resize: str
+    seed: int
+    full_games: bool
+
+    @property
+    def mean_return(self) -> float:
+        """The run's score: the mean of `returns`."""
+        return float(np.mean(self.returns))
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: a game, a seed, a preset, and what came out.
+
+    env_steps: agent steps taken in the real environment (one is 4 emulator frames). wall_seconds: of
+    training, all sittings together, without the final evaluation. device: as the driver names it, or "cpu".
+    device_share: how much of the device(s) the run had: 0.5 if two runs shared one, 2 on two GPUs.
+    human_normalized_score: of the mean return; None if the game is not one of the 26.
+    commit: of the code, None if unknown. curve: evaluations during training, oldest first; may be empty.
+    """
+
+    game: str
+    seed: int
+    preset: str
+    config_hash: str
+    package_version: str
+    commit: str | None
+    env_steps: int
+    epochs: int
+    wall_seconds: float
+    device: str
+    evaluation: EvaluationRecord
+    human_normalized_score: float | None
+    curve: list[CurvePoint] = field(default_factory=list)
+    device_share: float = 1.0
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise ValueError(f"{RESULT_FILE}: {problem}")
+
+    @property
+    def score(self) -> float:
+        """Mean return of the final evaluation."""
+        return self.evaluation.mean_return
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of training on one whole device."""
+        return self.wall_seconds / 3600 * self.device_share
+
+    def save(self, path: str | Path) -> None:
+        """Write the file whole or not at all: staged beside `path`, flushed to disk, then renamed."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        with staged.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+
+
+def human_normalized_or_none(game: str, score: float) -> float | None:
+    """The human-normalised score, or None if `game` is not one of the 26."""
+    return float(normalize(game, score)) if game in atari100k_games() else None
+
+
+def load_result(path: str | Path) -> RunResult:
+    """Read and check a result file.
+
+    Raises FileNotFoundError, or ValueError in one line naming the file, the field, what it is and what it
+    should be.
+    """
+    path = Path(path)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, got {error}") from error
+    try:
+        return _build(RunResult, raw, "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _problem(result: RunResult) -> str | None:
+    evaluation = result.evaluation
+    if result.format != FORMAT:
+        return f"format: got {result.format}, expected {FORMAT}: written by another version"
+    if evaluation.episodes < 1:
+        return f"evaluation.episodes: got {evaluation.episodes}, expected 1 or more"
+    for name in ("returns", "lengths"):
+        num = len(getattr(evaluation, name))
+        if num != evaluation.episodes:
+            return f"evaluation.{name}: got {num} values, expected {evaluation.episodes}"
+    numbers = [*evaluation.returns, *(point.mean_return for point in result.curve), result.wall_seconds]
+    if not all(math.isfinite(number) for number in numbers):
+        return "returns and wall_seconds: expected finite numbers, got NaN or infinity"
+    if result.env_steps < 0 or result.wall_seconds < 0 or result.device_share <= 0:
+        return "env_steps, wall_seconds and device_share: expected no negative number and a share above 0"
+    expected = human_normalized_or_none(result.game, evaluation.mean_return)
+    stated = result.human_normalized_score
+    if (stated is None) != (expected is None) or (
+        stated is not None
+        and expected is not None
+        and abs(stated - expected) > 1e-6 * max(1.0, abs(expected))
+    ):
+        return f"human_normalized_score: got {stated}, expected {expected} from returns in {result.game}"
+    if any(a.env_steps > b.env_steps for a, b in zip(result.curve, result.curve[1:], strict=False)):
+        return "curve: expected rising env_steps"
+    return None
+
+
+def _build(kind: Any, value: Any, key: str) -> Any:
+    """`value` of parsed JSON as `kind` (a dataclass, list, union or plain type); ValueError naming `key`."""
+    name = key or RESULT_FILE
+    if hasattr(kind, "__dataclass_fields__"):
+        if not isinstance(value, dict):
+            raise ValueError(f"{name}: got {type(value).__name__}, expected an object")
+        hints = get_type_hints(kind)
+        missing = [f.name for f in fields(kind) if f.name not in value and _is_required(f)]
+        unknown = [k for k in value if k not in hints]
+        if missing or unknown:
+            raise ValueError(f"{name}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+        return kind(**{k: _build(hints[k], v, f"{key}.{k}".lstrip(".")) for k, v in value.items()})
+    if get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise ValueError(f"{name}: got {type(value).__name__}, expected a list")
+        return [_build(get_args(kind)[0], item, f"{name}[{index}]") for index, item in enumerate(value)]
+    options = get_args(kind) or (kind,)
+    if float in options and type(value) is int:
+        value = float(value)
+    if type(value) not in options:
+        expected = " or ".join(option.__name__ for option in options)
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
+    return value
+
+
+def _is_required(item: Any) -> bool:
+    return item.name not in ("curve", "device_share", "format")
