@@ -3,12 +3,12 @@
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from iris_wm.config_file import build_config
 from iris_wm.evaluation.published import games as atari100k_games
 from iris_wm.evaluation.published import normalize
 
@@ -128,7 +128,7 @@ def load_result(path: str | Path) -> RunResult:
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, got {error}") from error
     try:
-        return _build(RunResult, raw, "")
+        return build_config(RunResult, raw)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -159,32 +159,3 @@ def _problem(result: RunResult) -> str | None:
     if any(a.env_steps > b.env_steps for a, b in zip(result.curve, result.curve[1:], strict=False)):
         return "curve: expected rising env_steps"
     return None
-
-
-def _build(kind: Any, value: Any, key: str) -> Any:
-    """`value` of parsed JSON as `kind` (a dataclass, list, union or plain type); ValueError naming `key`."""
-    name = key or RESULT_FILE
-    if hasattr(kind, "__dataclass_fields__"):
-        if not isinstance(value, dict):
-            raise ValueError(f"{name}: got {type(value).__name__}, expected an object")
-        hints = get_type_hints(kind)
-        missing = [f.name for f in fields(kind) if f.name not in value and _is_required(f)]
-        unknown = [k for k in value if k not in hints]
-        if missing or unknown:
-            raise ValueError(f"{name}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-        return kind(**{k: _build(hints[k], v, f"{key}.{k}".lstrip(".")) for k, v in value.items()})
-    if get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise ValueError(f"{name}: got {type(value).__name__}, expected a list")
-        return [_build(get_args(kind)[0], item, f"{name}[{index}]") for index, item in enumerate(value)]
-    options = get_args(kind) or (kind,)
-    if float in options and type(value) is int:
-        value = float(value)
-    if type(value) not in options:
-        expected = " or ".join(option.__name__ for option in options)
-        raise ValueError(f"{name}: got {value!r}, expected {expected}")
-    return value
-
-
-def _is_required(item: Any) -> bool:
-    return item.name not in ("curve", "device_share", "format")
