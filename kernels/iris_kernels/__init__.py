@@ -1,0 +1,31 @@
+"""Fast operations for a token world model: Triton kernels on CUDA, plain PyTorch everywhere else.
+
+Importing this package never imports Triton; a kernel is loaded by the first call that uses it.
+The environment variable ``IRIS_KERNELS_BACKEND`` chooses: ``auto`` (the default), ``triton`` or ``torch``.
+"""
+
+from iris_kernels.backend import BACKEND_VARIABLE, requested_backend
+from iris_kernels.ops.attention import attention
+from iris_kernels.ops.decode_chain import (
+    LayerWeights,
+    decode_attention,
+    decode_layer,
+    linear_residual,
+    ln_linear,
+)
+from iris_kernels.ops.group_norm_silu import group_norm_silu
+from iris_kernels.ops.head_sample import head_sample, sample_tokens
+
+__all__ = [
+    "BACKEND_VARIABLE",
+    "LayerWeights",
+    "attention",
+    "decode_attention",
+    "decode_layer",
+    "group_norm_silu",
+    "head_sample",
+    "linear_residual",
+    "ln_linear",
+    "requested_backend",
+    "sample_tokens",
+]

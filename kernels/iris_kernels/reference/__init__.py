@@ -1,0 +1,1 @@
+"""The operations in plain PyTorch: what runs on a CPU, and what every kernel is compared with."""

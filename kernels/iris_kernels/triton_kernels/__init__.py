@@ -1,0 +1,1 @@
+"""The Triton kernels and the functions that launch them; nothing here knows `torch.library`."""
