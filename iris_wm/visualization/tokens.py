@@ -289,7 +289,7 @@ def _color_bar(image: Image.Image, x: int, y: int, width: int, height: int, high
 
 
 def _heat_overlay(base: Image.Image, values: NDArray[np.floating]) -> Image.Image:
-    """The picture under the heat colours of (rows, columns) numbers in [0, 1]; it shows through the cold squares."""
+    """The picture under the heat colours of (rows, columns) numbers in [0, 1], cold squares see-through."""
     colors = Image.fromarray(_heat(values)).resize(base.size, Image.Resampling.NEAREST)
     opacity = Image.fromarray((255 * (0.3 + 0.5 * values)).astype(np.uint8))
     return Image.composite(colors, base, opacity.resize(base.size, Image.Resampling.NEAREST))
