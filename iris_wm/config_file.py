@@ -138,9 +138,8 @@ def build_config(cls: type[_Config], mapping: Any, path: str = "") -> _Config:
     try:
         return cls(**values)
     except ValueError as error:
-        if not path:
-            raise
-        raise ValueError(f"{path}: {error}") from None
+        # A dataclass names its own field first ("num_layers: got 0, ..."), so the path goes before it.
+        raise ValueError(_join(path, str(error))) from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def test_builds_nested_dataclasses():
         ({"seed": 0, "weights": {"x": "y"}}, 'weights.x: expected a number, got "y"'),
         (
             {"seed": 0, "world_model": {"embed_dim": 30}},
-            "world_model: embed_dim must divide by num_heads (30 / 4)",
+            "world_model.embed_dim must divide by num_heads (30 / 4)",
         ),
         ({"seed": 0, "world_model": {"limit": "x"}}, 'world_model.limit: expected a number, got "x"'),
     ],

@@ -1,0 +1,249 @@
+"""The agent: tokenizer, world model and actor-critic together. It acts, dreams, saves and loads."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from iris_wm.config_file import build_config, to_mapping
+from iris_wm.data.episode import Episode
+from iris_wm.data.streams import stream_generator, stream_seed
+from iris_wm.imagination.rollout import policy_inputs
+from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
+from iris_wm.models.actor_critic import ActorCritic, ActorCriticConfig, PolicyState
+from iris_wm.models.tokenizer import Tokenizer, TokenizerConfig, to_uint8
+from iris_wm.models.world_model import WorldModel, WorldModelConfig
+
+MAX_PARAMETERS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The shape of all three networks."""
+
+    num_actions: int
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+
+    def __post_init__(self) -> None:
+        if self.num_actions < 1:
+            raise ValueError(f"num_actions: got {self.num_actions}, expected a positive integer")
+        if self.actor_critic.inputs == "frames" and self.tokenizer.autoencoder.resolution % 16:
+            raise ValueError(
+                f"tokenizer.autoencoder.resolution: got {self.tokenizer.autoencoder.resolution}, "
+                "expected a multiple of 16 where the policy sees frames"
+            )
+
+
+class Agent(nn.Module):
+    """The three networks. Random weights until trained or loaded."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_actions = config.num_actions
+        self.tokenizer = Tokenizer(config.tokenizer)
+        tokens_per_frame = self.tokenizer.tokens_per_frame
+        quantizer = self.tokenizer.quantizer
+        self.world_model = WorldModel(
+            config.world_model, quantizer.codebook_size, tokens_per_frame, config.num_actions
+        )
+        self.actor_critic = ActorCritic(
+            config.actor_critic,
+            config.num_actions,
+            resolution=config.tokenizer.autoencoder.resolution,
+            tokens_per_frame=tokens_per_frame,
+            embedding_dim=quantizer.embedding_dim,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.actor_critic.actor.weight.device
+
+    def initial_state(self, batch_size: int = 1) -> PolicyState:
+        """The policy's memory at the start of an episode."""
+        return self.actor_critic.initial_state(batch_size)
+
+    @torch.no_grad()
+    def act(
+        self,
+        frames: Tensor,
+        state: PolicyState,
+        *,
+        generator: torch.Generator,
+        temperature: float = 1.0,
+        epsilon: float = 0.0,
+    ) -> tuple[Tensor, PolicyState]:
+        """Choose actions for real frames, seen through the tokenizer.
+
+        Args:
+            frames: (B, C, H, W) uint8.
+            state: of initial_state, or what the last call returned.
+            generator: on the CPU, source of all draws.
+            temperature: of the policy; 0 takes the most likely action.
+            epsilon: probability of a uniformly random action instead.
+
+        Returns:
+            actions (B,) int64 on the CPU, and the memory for the next call.
+        """
+        obs_tokens = self.tokenizer.encode(frames.to(self.device))
+        output, state = self.actor_critic(policy_inputs(self.tokenizer, self.actor_critic, obs_tokens), state)
+        logits = output.action_logits.float().cpu()
+        if temperature == 0:
+            actions = logits.argmax(-1)
+        else:
+            actions = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+        if epsilon:
+            explores = torch.rand(len(actions), generator=generator) < epsilon
+            anything = torch.randint(self.num_actions, (len(actions),), generator=generator)
+            actions = torch.where(explores, anything, actions)
+        return actions, state
+
+    @torch.no_grad()
+    def dream(
+        self,
+        first_frame: Tensor,
+        horizon: int,
+        seed: int = 0,
+        *,
+        context: Episode | None = None,
+        actions: Tensor | None = None,
+        sampling: SamplingConfig | None = None,
+        temperature: float = 1.0,
+    ) -> Episode:
+        """Dream an episode from a real frame.
+
+        Args:
+            first_frame: (C, H, W) uint8.
+            horizon: steps at most; the dream ends earlier where the world model terminates it.
+            seed: same seed, same dream.
+            context: real steps before first_frame, for the world model and the policy's memory.
+            actions: (horizon,) int64 to play instead of the policy's; the dream then goes on through terminations.
+            sampling: of the world model; by default the context slides when it is full.
+            temperature: of the policy.
+
+        Returns:
+            An Episode like a real one; its first frame is the reconstruction of first_frame.
+        """
+        size = self.config.tokenizer.autoencoder.resolution
+        if first_frame.shape != (3, size, size) or first_frame.dtype != torch.uint8:
+            raise ValueError(
+                f"first_frame: expected uint8 (3, {size}, {size}), got "
+                f"{str(first_frame.dtype).removeprefix('torch.')} {tuple(first_frame.shape)}"
+            )
+        if horizon < 1:
+            raise ValueError(f"horizon: got {horizon}, expected a positive number of steps")
+        env = TokenEnv(self.world_model, 1, sampling or SamplingConfig(context_overflow="slide"))
+        state = self.initial_state()
+        past: list[tuple[Tensor, Tensor]] = []
+        if context is not None and len(context):
+            context_tokens = self.tokenizer.encode(context.frames.to(self.device))
+            inputs = policy_inputs(self.tokenizer, self.actor_critic, context_tokens)
+            _, state = self.actor_critic.sequence(inputs[None], state)
+            taken = context.actions.to(self.device)
+            past = [
+                (tokens[None], action[None]) for tokens, action in zip(context_tokens, taken, strict=True)
+            ]
+        obs_tokens = self.tokenizer.encode(first_frame[None].to(self.device))
+        env.reset(obs_tokens, stream_seed(seed, "dream"), past)
+        generator = stream_generator(seed, "dream policy")
+        columns: dict[str, list[Tensor]] = {
+            name: [] for name in ("frames", "actions", "rewards", "terminations", "truncations")
+        }
+        for t in range(horizon):
+            output, state = self.actor_critic(
+                policy_inputs(self.tokenizer, self.actor_critic, obs_tokens), state
+            )
+            logits = output.action_logits.float().cpu()
+            if actions is not None:
+                action = actions[t : t + 1].cpu()
+            elif temperature == 0:
+                action = logits.argmax(-1)
+            else:
+                action = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[0]
+            step = env.step(action.to(self.device))
+            is_over = bool(step.terminations) and actions is None
+            frame = to_uint8(self.tokenizer.decode(obs_tokens)).cpu()
+            is_last = torch.tensor([t + 1 == horizon and not is_over])
+            row = (frame, action, step.rewards.cpu(), step.terminations.cpu() & (actions is None), is_last)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+            obs_tokens = step.obs_tokens
+            if is_over:
+                break
+        return Episode(**{name: torch.cat(values) for name, values in columns.items()})
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every tensor that defines the agent; the quantizer library's unused statistics are left out."""
+        return {key: value for key, value in self.state_dict().items() if not key.endswith(_UNUSED)}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take these weights.
+
+        Raises:
+            ValueError: naming what is missing, unknown or of another shape.
+        """
+        own = self.weights()
+        problems = [f"{key} is missing" for key in own if key not in weights]
+        problems += [f"{key} is unknown" for key in weights if key not in own]
+        problems += [
+            f"{key} has shape {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
+            for key, value in own.items()
+            if key in weights and weights[key].shape != value.shape
+        ]
+        if problems:
+            raise ValueError(
+                f"weights do not fit the agent ({len(problems)} tensors): " + "; ".join(problems[:5])
+            )
+        for key, value in own.items():
+            value.copy_(weights[key])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write agent.safetensors and agent.json to a folder, and return it."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {key: value.detach().cpu().contiguous() for key, value in self.weights().items()}
+        save_file(tensors, folder / "agent.safetensors")
+        (folder / "agent.json").write_text(json.dumps(to_mapping(self.config), indent=2) + "\n")
+        return folder
+
+    @staticmethod
+    def from_folder(folder: str | Path) -> "Agent":
+        """Read what save wrote.
+
+        Raises:
+            ValueError: where the folder is no agent's or does not fit together.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for name in ("agent.json", "agent.safetensors"):
+            if not (folder / name).is_file():
+                raise ValueError(f'"{folder}": not an agent folder: it has no {name}')
+        try:
+            config = build_config(AgentConfig, json.loads((folder / "agent.json").read_text()))
+            weights = load_file(folder / "agent.safetensors")
+        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+            raise ValueError(f'"{folder}": not an agent folder: {error}') from None
+        return Agent.from_weights(config, weights)
+
+    @staticmethod
+    def from_weights(config: AgentConfig, weights: dict[str, Tensor]) -> "Agent":
+        """An agent in eval mode with these weights; a config far beyond any real one is refused unallocated."""
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in Agent(config).parameters())
+        if count > MAX_PARAMETERS:
+            raise ValueError(f"agent config: {count} parameters, expected at most {MAX_PARAMETERS}")
+        agent = Agent(config)
+        agent.load_weights(weights)
+        return agent.eval()
+
+
+_UNUSED = ("_codebook.initted", "_codebook.cluster_size", "_codebook.embed_avg")

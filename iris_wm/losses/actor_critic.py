@@ -1,0 +1,80 @@
+"""Losses of the actor-critic: REINFORCE with a baseline on lambda-returns, and entropy."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ActorCriticLossConfig:
+    """Returns and weights; defaults are the paper's."""
+
+    gamma: float = 0.995
+    lambda_: float = 0.95
+    entropy_weight: float = 0.001
+    return_normalization: Literal["none", "batch"] = "none"
+    """batch: advantages divided by the spread (95th - 5th percentile, at least 1) of the batch's returns."""
+    stop_at_termination: bool = False
+    """Leave imagined steps after a termination out of the loss; the paper keeps them."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "lambda_"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 to 1")
+        if not 0 <= self.entropy_weight < float("inf"):
+            raise ValueError(f"entropy_weight: got {self.entropy_weight}, expected >= 0")
+
+
+def lambda_returns(
+    rewards: Tensor, values: Tensor, terminations: Tensor, gamma: float, lambda_: float
+) -> Tensor:
+    """G_t = r_t + gamma (1 - d_t) ((1 - lambda) v_{t+1} + lambda G_{t+1}), with G_T = v_T for the last step.
+
+    All (B, T) -> (B, T) (Sutton and Barto, 2018, section 12.3).
+    """
+    returns = [values[:, -1]]
+    discounts = gamma * (1 - terminations.float())
+    for t in reversed(range(rewards.shape[1] - 1)):
+        mixed = (1 - lambda_) * values[:, t + 1] + lambda_ * returns[-1]
+        returns.append(rewards[:, t] + discounts[:, t] * mixed)
+    return torch.stack(returns[::-1], dim=1)
+
+
+def actor_critic_loss(
+    action_logits: Tensor,
+    values: Tensor,
+    actions: Tensor,
+    rewards: Tensor,
+    terminations: Tensor,
+    config: ActorCriticLossConfig,
+) -> dict[str, Tensor]:
+    """Named scalars whose sum is the loss (IRIS, section 2.3 and appendix A.3).
+
+    Args:
+        action_logits: (B, T, A); values: (B, T); both with gradient.
+        actions: (B, T) int64; rewards: (B, T) float; terminations: (B, T) bool; as imagined.
+        config: returns and weights.
+    """
+    with torch.no_grad():
+        returns = lambda_returns(rewards, values, terminations, config.gamma, config.lambda_)[:, :-1]
+        advantages = returns - values[:, :-1]
+        if config.return_normalization == "batch":
+            low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95]))
+            advantages = advantages / (high - low).clamp_min(1.0)
+        weights = torch.ones_like(returns)
+        if config.stop_at_termination:
+            ended_before = terminations[:, :-1].cumsum(1) - terminations[:, :-1].long()
+            weights = (ended_before == 0).float()
+        weights = weights / weights.sum()
+    log_probs = action_logits[:, :-1].log_softmax(-1)
+    taken = log_probs.gather(-1, actions[:, :-1, None]).squeeze(-1)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    squared = F.mse_loss(values[:, :-1], returns, reduction="none")
+    return {
+        "policy_loss": -(taken * advantages * weights).sum(),
+        "entropy_loss": -config.entropy_weight * (entropy * weights).sum(),
+        "value_loss": (squared * weights).sum(),
+    }

@@ -1,0 +1,66 @@
+"""Losses of the world model: three cross-entropies, padding left out."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iris_wm.models.world_model import WorldModel, WorldModelOutput
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class WorldModelLossConfig:
+    """All 1 and 0 in the paper."""
+
+    rare_event_weight: float = 1.0
+    """Weight of steps with a reward or a termination in those two losses; above 1 counters their rarity."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rare_event_weight < float("inf"):
+            raise ValueError(f"rare_event_weight: got {self.rare_event_weight}, expected a number > 0")
+
+
+def world_model_loss(
+    world_model: WorldModel,
+    output: WorldModelOutput,
+    obs_tokens: Tensor,
+    rewards: Tensor,
+    terminations: Tensor,
+    is_real: Tensor,
+    config: WorldModelLossConfig | None = None,
+) -> dict[str, Tensor]:
+    """Named scalars whose sum is the loss (IRIS, section 2.2).
+
+    Args:
+        world_model: which knows which row predicts which token.
+        output: of WorldModel.forward.
+        obs_tokens: (B, T, K) int64. rewards: (B, T) float, their sign is learned. terminations: (B, T) bool.
+        is_real: (B, T) bool, False where padded.
+        config: weights of rare events.
+    """
+    config = config or WorldModelLossConfig()
+    rows, labels = world_model.observation_targets(obs_tokens.masked_fill(~is_real.unsqueeze(-1), IGNORED))
+    observation_loss = F.cross_entropy(
+        output.observation_logits[:, rows].flatten(0, 1).float(), labels.flatten()
+    )
+    reward_labels = (rewards.sign() + 1).long()
+    reward_loss = _event_loss(output.reward_logits, reward_labels, is_real, rewards != 0, config)
+    termination_loss = _event_loss(
+        output.termination_logits, terminations.long(), is_real, terminations, config
+    )
+    return {
+        "observation_loss": observation_loss,
+        "reward_loss": reward_loss,
+        "termination_loss": termination_loss,
+    }
+
+
+def _event_loss(
+    logits: Tensor, labels: Tensor, is_real: Tensor, is_event: Tensor, config: WorldModelLossConfig
+) -> Tensor:
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
+    weights = is_real.float() * torch.where(is_event, config.rare_event_weight, 1.0)
+    return (losses * weights.flatten()).sum() / weights.sum()

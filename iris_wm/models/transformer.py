@@ -1,0 +1,165 @@
+"""A GPT-style pre-norm transformer, whole sequences for training and through a cache for dreaming."""
+
+from dataclasses import dataclass
+
+import iris_kernels
+import torch
+from torch import Tensor, nn
+
+from iris_wm.models.kv_cache import KVCache
+
+
+@dataclass(frozen=True)
+class AttentionPattern:
+    """Which rows see which: causal, block_causal or parallel (see iris_kernels.attention)."""
+
+    mask: str = "causal"
+    tokens_per_step: int = 0
+    is_block_causal: bool = False
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(LN(x)), then x + MLP(LN(x)); the MLP is four times as wide with exact GELU."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.ln_1 = nn.LayerNorm(embed_dim)
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.out = nn.Linear(embed_dim, embed_dim)
+        self.ln_2 = nn.LayerNorm(embed_dim)
+        self.fc_1 = nn.Linear(embed_dim, 4 * embed_dim)
+        self.fc_2 = nn.Linear(4 * embed_dim, embed_dim)
+
+    def forward(self, x: Tensor, pattern: AttentionPattern) -> Tensor:
+        """(B, S, C) -> (B, S, C)."""
+        qkv = self.qkv(self.ln_1(x)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        seed = torch.randint(2**31, (1,), device=x.device) if dropout else None
+        mixed = iris_kernels.attention(
+            qkv[0],
+            qkv[1],
+            qkv[2],
+            mask=pattern.mask,
+            tokens_per_step=pattern.tokens_per_step,
+            is_block_causal=pattern.is_block_causal,
+            dropout=dropout,
+            seed=seed,
+        )
+        x = x + nn.functional.dropout(self.out(mixed.transpose(1, 2).flatten(2)), dropout)
+        hidden = nn.functional.gelu(self.fc_1(self.ln_2(x)))
+        return x + nn.functional.dropout(self.fc_2(hidden), dropout)
+
+
+class Transformer(nn.Module):
+    """num_layers blocks and a final layer norm. Embeddings and heads belong to the world model."""
+
+    def __init__(self, num_layers: int, num_heads: int, embed_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.embed_dim = embed_dim
+        self.dropout = dropout
+        self.blocks = nn.ModuleList(
+            TransformerBlock(embed_dim, num_heads, dropout) for _ in range(num_layers)
+        )
+        self.ln_out = nn.LayerNorm(embed_dim)
+
+    def forward(self, x: Tensor, pattern: AttentionPattern) -> Tensor:
+        """Embedded sequences (B, S, C) -> hidden states (B, S, C), after the final layer norm."""
+        x = nn.functional.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x, pattern)
+        return self.ln_out(x)
+
+    def new_cache(self, batch_size: int, max_tokens: int, dtype: torch.dtype = torch.float32) -> KVCache:
+        """An empty cache on the weights' device."""
+        weight = self.ln_out.weight
+        head_dim = self.embed_dim // self.num_heads
+        return KVCache.empty(
+            len(self.blocks), batch_size, self.num_heads, max_tokens, head_dim, weight.device, dtype
+        )
+
+
+@dataclass
+class DecodeWeights:
+    """One layer's weights as the decode kernels want them: a leading group axis, one dtype.
+
+    In the parameters' own dtype these are views, always up to date; in another they are copies, see refresh.
+    """
+
+    ln_1: tuple[Tensor, Tensor]
+    qkv: tuple[Tensor, Tensor]
+    out: tuple[Tensor, Tensor]
+    ln_2: tuple[Tensor, Tensor]
+    fc_1: tuple[Tensor, Tensor]
+    fc_2: tuple[Tensor, Tensor]
+
+    @staticmethod
+    def of(block: TransformerBlock, dtype: torch.dtype) -> "DecodeWeights":
+        """The weights of one block, cast to dtype where that differs."""
+        return DecodeWeights(**{name: grouped(getattr(block, name), dtype) for name in _DECODE_LAYERS})
+
+    def refresh(self, block: TransformerBlock) -> None:
+        """Copy the block's current weights in place, so that a captured graph sees them."""
+        for name in _DECODE_LAYERS:
+            refresh_grouped(getattr(self, name), getattr(block, name))
+
+
+_DECODE_LAYERS = ("ln_1", "qkv", "out", "ln_2", "fc_1", "fc_2")
+
+
+def grouped(layer: nn.Linear | nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(weight, bias) of a layer with a leading group axis of 1; layer norms stay float32."""
+    keep = torch.float32 if isinstance(layer, nn.LayerNorm) else dtype
+    return layer.weight.detach().to(keep)[None], layer.bias.detach().to(keep)[None]
+
+
+def refresh_grouped(pair: tuple[Tensor, Tensor], layer: nn.Linear | nn.LayerNorm) -> None:
+    """Copy a layer's weight and bias into what grouped returned."""
+    for copy, source in zip(pair, (layer.weight, layer.bias), strict=True):
+        if copy.data_ptr() != source.data_ptr():
+            copy.copy_(source.detach()[None])
+
+
+def decode(
+    x: Tensor,
+    weights: list[DecodeWeights],
+    cache: KVCache,
+    *,
+    num_heads: int,
+    num_context: int | None = None,
+    is_block_causal: bool = False,
+) -> Tensor:
+    """Push n new rows through all layers, appending them to the cache.
+
+    Args:
+        x: (B, n, C) float32, embedded. The last n - num_context rows are prediction queries: they see everything
+            and each other, and the cache forgets them.
+        weights: of each layer.
+        cache: advanced in place by num_context (n when None).
+        num_heads: N.
+        num_context: rows that stay in the cache.
+        is_block_causal: the context rows see each other in both directions.
+
+    Returns:
+        (B, n, C) float32, before the final layer norm.
+    """
+    batch_size, num_new, embed_dim = x.shape
+    residual = x.reshape(1, batch_size * num_new, embed_dim)
+    for layer, keys, values in zip(weights, cache.keys, cache.values, strict=True):
+        qkv = iris_kernels.ln_linear(residual, *layer.ln_1, *layer.qkv)
+        mixed = iris_kernels.decode_attention(
+            qkv.view(1, batch_size, num_new, 3 * embed_dim),
+            keys[None],
+            values[None],
+            cache.position,
+            num_heads=num_heads,
+            num_context=num_context,
+            is_block_causal=is_block_causal,
+        )
+        residual = iris_kernels.linear_residual(mixed.view(1, -1, embed_dim), *layer.out, residual)
+        hidden = iris_kernels.ln_linear(residual, *layer.ln_2, *layer.fc_1, activation="gelu")
+        residual = iris_kernels.linear_residual(hidden, *layer.fc_2, residual)
+    cache.position.add_(num_new if num_context is None else num_context)
+    return residual.view(batch_size, num_new, embed_dim)
