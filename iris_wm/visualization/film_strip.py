@@ -52,6 +52,8 @@ def film_strip(
     numbers = list(range(total)) if steps is None else list(steps)
     if len(numbers) != total:
         raise ValueError(f"steps: expected {total} numbers, one for each frame, got {len(numbers)}")
+    if scale < 1:
+        raise ValueError(f"scale: expected a whole number of at least 1, got {scale}")
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
     shown = total if num_frames is None else min(num_frames, total)

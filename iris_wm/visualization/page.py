@@ -42,8 +42,9 @@ class RunSummary:
     agent, random_policy: evaluated returns, both measured in this run.
     human_return: published human return; human_normalized_score: (agent - random) / (human - random) by
       published scores, 1.0 is human. seconds: phase -> seconds it took, in the order to show.
-    num_parameters: component -> count. hardware: a line. config: the run's configuration as YAML text. pictures: in the order to show.
-    commands: (what for, command line) pairs for the reader to go on with. notes: paragraphs of plain text.
+    num_parameters: component -> count. hardware: a line. config: the run's configuration as YAML text.
+    pictures: in the order to show. commands: (what for, command line) pairs for the reader to go on with.
+    notes: paragraphs of plain text.
     """
 
     title: str
@@ -178,9 +179,7 @@ def _figure(picture: Picture) -> str:
     media_type = _MEDIA_TYPES.get(path.suffix.lower())
     if media_type is None:
         expected = ", ".join(_MEDIA_TYPES)
-        raise ValueError(
-            f"pictures: {path}: expected a file of {expected}, got {path.suffix or 'no suffix'!r}"
-        )
+        raise ValueError(f"pictures: {path}: expected a file of {expected}, got {path.suffix or 'none'}")
     try:
         data = base64.b64encode(path.read_bytes()).decode("ascii")
     except OSError as error:

@@ -114,7 +114,7 @@ class _Panel:
         heading = self.name
         if self.context_steps is not None:
             heading = "real context" if is_context else "dream"
-        pen.text((x, y + 2), heading, font=bold, fill=color, anchor="lt")
+        pen.text((x, y + 2), heading, font=bold, fill=drawing.MUTED if over else color, anchor="lt")
         pen.text((x + width, y + 2), f"step {shown}", font=plain, fill=drawing.MUTED, anchor="rt")
 
         frame = drawing.upscale(self.frames[shown], scale)
