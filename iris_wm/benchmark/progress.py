@@ -1,0 +1,129 @@
+"""What a person sees while jobs run: bars on a terminal, one line per event elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from iris_wm.benchmark.jobs import Job, Plan, State, inspect
+from iris_wm.benchmark.process import Outcome
+from iris_wm.benchmark.projection import Projection, env_steps_so_far
+
+_REFRESH_SECONDS = 2.0
+
+
+class ProgressView:
+    """A `runners.Listener` that shows the benchmark and each running job in env steps; a context manager."""
+
+    def __init__(self, plan: Plan, num_jobs: int, console: Console) -> None:
+        self._plan = plan
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._all = self._bars.add_task("all jobs", total=num_jobs, unit="jobs")
+        self._jobs: dict[Job, TaskID] = {}
+        self._last_refresh = 0.0
+
+    def __enter__(self) -> "ProgressView":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def started(self, job: Job) -> None:
+        """Show a job's own bar."""
+        self._jobs[job] = self._bars.add_task(job.name, total=self._plan.env_steps, unit="env steps")
+        if not self._console.is_terminal:
+            self._console.print(f"{job.name}: started")
+
+    def ended(self, outcome: Outcome) -> None:
+        """Take the job's bar away and say how it went."""
+        self._bars.remove_task(self._jobs.pop(outcome.job))
+        self._bars.advance(self._all)
+        again = f", restarted {outcome.restarts} times" if outcome.restarts else ""
+        if outcome.ok:
+            self._console.print(f"{outcome.job.name}: done{again}", style="green", highlight=False)
+        else:
+            self._console.print(
+                f"{outcome.job.name}: failed{again}: {outcome.reason}",
+                style="red",
+                highlight=False,
+                markup=False,
+            )
+
+    def tick(self) -> None:
+        """Read how far the running jobs are, every two seconds."""
+        if not self._console.is_terminal or time.monotonic() - self._last_refresh < _REFRESH_SECONDS:
+            return
+        self._last_refresh = time.monotonic()
+        for job, task in self._jobs.items():
+            self._bars.update(task, completed=env_steps_so_far(job.run))
+
+
+def job_table(plan: Plan) -> Table:
+    """Every job with its state, env steps so far and, if it needs one, the reason."""
+    table = Table("job", "state", "env steps", "run folder", "note", box=None, header_style="bold")
+    colours = {State.DONE: "green", State.HALF_DONE: "yellow", State.REFUSED: "red", State.MISSING: "dim"}
+    for job in plan.jobs:
+        status = inspect(job, plan)
+        steps = plan.env_steps if status.state is State.DONE else env_steps_so_far(job.run)
+        table.add_row(
+            job.name,
+            f"[{colours[status.state]}]{status.state.value}[/]",
+            f"{steps:,}",
+            str(job.run.relative_to(plan.output)),
+            status.reason,
+        )
+    return table
+
+
+def summary(plan: Plan, projection: Projection) -> str:
+    """How many jobs are in which state, and the hours and disk of those left, in three lines."""
+    states = [inspect(job, plan).state for job in plan.jobs]
+    counts = ", ".join(f"{states.count(state)} {state.value}" for state in State if states.count(state))
+    lines = [f"{len(states)} jobs ({len(plan.games)} games x {len(plan.seeds)} seeds): {counts}"]
+    if projection.total_hours is None or projection.hours is None or projection.wall_hours is None:
+        lines.append(f"time: {projection.hours_source}")
+    else:
+        lines.append(
+            f"time: {projection.num_jobs} jobs left x {_hours(projection.hours)} = "
+            f"{_hours(projection.total_hours)} of jobs, {_hours(projection.wall_hours)} with "
+            f"{projection.workers} at once ({projection.hours_source})"
+        )
+    lines.append(
+        f"disk: {projection.num_jobs} jobs left x {_gigabytes(projection.gigabytes)} = "
+        f"{_gigabytes(projection.total_gigabytes)} ({projection.gigabytes_source})"
+    )
+    return "\n".join(lines)
+
+
+def failures(outcomes: list[Outcome], plan: Plan) -> str:
+    """The jobs that failed or were refused, each with its reason and log; empty if none."""
+    failed = {outcome.job.name: outcome.reason for outcome in outcomes if not outcome.ok}
+    for job in plan.jobs:
+        status = inspect(job, plan)
+        if status.state is State.REFUSED:
+            failed[job.name] = f"refused: {status.reason}"
+    logs = plan.output / "logs"
+    return "\n".join(f"{name}: {reason}\n  log: {logs / name}.log" for name, reason in sorted(failed.items()))
+
+
+def _hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    if hours < 1:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:,.1f} h" if hours < 48 else f"{hours:,.0f} h ({hours / 24:,.1f} days)"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size:,.1f} GB" if size >= 1 else f"{size * 1000:,.0f} MB"
