@@ -265,6 +265,7 @@ def _draw_panel(
             textcoords="offset points",
             fontsize=8,
             color=_hex(drawing.DANGER),
+            bbox={"facecolor": axes.get_facecolor(), "alpha": 0.75, "edgecolor": "none", "pad": 1},
         )
 
 
