@@ -1,0 +1,271 @@
+"""Checkpoints as folders: saved in one instant, loaded after verification, pruned to the last ones and the best.
+
+A save writes the new replay segments, then a hidden folder with every file, the manifest last, each synced; it
+then renames the folder to its final name and syncs the parent. So at any instant of a kill or power cut the
+checkpoint is there whole, or not there at all, and the earlier ones are untouched.
+"""
+
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from iris_wm.checkpoint import durable, replay_segments, sealed_json, tree
+from iris_wm.checkpoint.agent_files import agent_to_bytes, load_agent, read_tensors
+from iris_wm.checkpoint.errors import DamagedCheckpoint, DamagedState, NewerFormat, ResourceError
+from iris_wm.checkpoint.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest
+from iris_wm.checkpoint.replay_segments import ReplaySource, SegmentEntry
+from iris_wm.checkpoint.run_folder import RunFolder
+from iris_wm.checkpoint.verify import (
+    REPLAY,
+    SET_ASIDE,
+    checkpoint_name,
+    checkpoint_order,
+    list_checkpoints,
+    newest_verified,
+    verify_checkpoint,
+)
+
+TRAINING_TENSORS = "training.safetensors"
+TRAINING_STRUCTURE = "training.json"
+FREE_SPACE_FACTOR = 3
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds. agent: weights by name. training: the tree given to ``save_checkpoint``.
+
+    skipped: newer checkpoints that could not be used, each with the reason in one line.
+    """
+
+    folder: Path
+    manifest: Manifest
+    agent: dict[str, Tensor]
+    agent_config: dict[str, Any]
+    training: Any
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+    def replay_parts(self) -> Iterator[dict[str, Tensor]]:
+        """The replay's steps from 0 on, in order, one dict of arrays per segment, each verified when read."""
+        for entry in self.manifest.replay:
+            yield replay_segments.read_segment(self.folder.parent.parent / REPLAY, entry)
+
+
+def save_checkpoint(
+    run: RunFolder,
+    *,
+    step: int,
+    env_steps: int,
+    epoch: int,
+    agent: dict[str, Tensor],
+    agent_config: dict[str, Any],
+    training: Any,
+    replay: ReplaySource | None = None,
+    score: float | None = None,
+    keep_last: int = 2,
+) -> Path:
+    """Writes a new checkpoint, prunes old ones, and returns the new folder. ``resume`` must have been called.
+
+    step: commits so far, never smaller than in an earlier save; it names the folder. env_steps, epoch: where
+    training stands. agent: weights by name. agent_config: what JSON holds. training: any tree that
+    ``tree.encode`` takes. replay: the steps not yet on disk are taken from it. score: higher is better.
+
+    Raises ``ResourceError`` if there is no room for three times its size or a write fails; what was saved
+    before is untouched then. ``ValueError`` names a value that cannot be saved.
+    """
+    _check_step(run, step)
+    if score is not None and not math.isfinite(score):
+        raise ValueError(f"score: expected a finite number or None, got {score}")
+    files = {**agent_to_bytes(agent, agent_config), **_training_to_bytes(training)}
+    segments: list[SegmentEntry] = list(run.segments)
+    new_segments: dict[str, bytes] = {}
+    if replay is not None:
+        segments, new_segments = replay_segments.pack_new_steps(run.replay, segments, replay)
+    _check_free_space(run.path, sum(map(len, [*files.values(), *new_segments.values()])))
+    staging = run.checkpoints / f"{durable.TEMPORARY}{checkpoint_name(step)}"
+    try:
+        replay_segments.write_segments(run.replay, new_segments)
+        manifest = Manifest(
+            created=datetime.now(UTC).isoformat("T", "seconds"),
+            step=step,
+            env_steps=env_steps,
+            epoch=epoch,
+            score=score,
+            config_hash=run.config_hash,
+            metrics=run.metrics.sync(),
+            files={
+                name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()
+            },
+            replay=tuple(segments),
+        )
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        for name, data in {**files, MANIFEST_FILE: manifest.to_bytes()}.items():
+            durable.write_file(staging / name, data)
+        durable.sync_folder(staging)
+        folder = _free_name(run.checkpoints, step)
+        durable.rename(staging, folder)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        _remove_unreferenced_segments(run)
+        raise ResourceError(
+            f"checkpoint of step {step} in {run.path}: cannot be written: {error.strerror}"
+        ) from None
+    run.segments = tuple(segments)
+    prune(run, keep_last)
+    return folder
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """The contents of a checkpoint folder, after all of it was verified; changes nothing on disk.
+
+    Raises ``DamagedCheckpoint`` naming the file, ``NewerFormat`` for a checkpoint of a later version.
+    """
+    folder = Path(os.path.abspath(folder))
+    return _read(folder, verify_checkpoint(folder), [])
+
+
+def resume(run: RunFolder) -> Checkpoint | None:
+    """The newest checkpoint of the run that verifies, and the run folder put back to it; None for a new run.
+
+    Newer checkpoints that cannot be used are renamed to ``damaged-...``; replay segments that no checkpoint
+    names are removed; metrics.csv is cut to the checkpoint's part. Raises ``NoUsableCheckpoint`` if there are
+    checkpoints and none can be used; nothing on disk is changed then.
+    """
+    found = newest_verified(run.path, run.config_hash)
+    if found is None:
+        run.segments = ()
+        run.metrics.restore(None)
+        _remove_unreferenced_segments(run)
+        return None
+    checkpoint = _read(found.folder, found.manifest, found.skipped)
+    run.metrics.restore(found.manifest.metrics)
+    run.segments = found.manifest.replay
+    for folder, _ in found.skipped:
+        durable.rename(folder, _unused(folder.with_name(f"{SET_ASIDE}{folder.name}")))
+    _remove_unreferenced_segments(run)
+    return checkpoint
+
+
+def prune(run: RunFolder, keep_last: int = 2, *, damaged_too: bool = False) -> list[Path]:
+    """Removes checkpoints older than the newest ``keep_last`` that verify, except the best; returns them.
+
+    The best is the one with the highest score. Replay segments that no checkpoint names go too. With
+    ``damaged_too``, those that do not verify and those set aside are removed, if at least one verifies.
+    """
+    if keep_last < 1:
+        raise ValueError(f"keep_last: expected at least 1, got {keep_last}")
+    folders = list_checkpoints(run.path)
+    verified: list[Path] = []
+    for folder in folders:
+        if len(verified) < keep_last and _problem(folder) is None:
+            verified.append(folder)
+    scores = {}
+    for folder in folders:
+        with suppress(DamagedState):
+            score = read_manifest(folder).score
+            if score is not None:
+                scores[folder] = score
+    best = max(scores, key=lambda folder: scores[folder], default=None)
+    doomed: list[Path] = []
+    if len(verified) == keep_last:
+        doomed = folders[folders.index(verified[-1]) + 1 :]
+    if damaged_too and verified:
+        doomed = [folder for folder in folders if _problem(folder) or folder in doomed]
+        doomed += sorted(run.checkpoints.glob(f"{SET_ASIDE}*"))
+    doomed = [folder for folder in doomed if folder != best]
+    try:
+        for folder in doomed:
+            durable.remove_folder(folder)
+        _remove_unreferenced_segments(run)
+    except OSError as error:
+        raise ResourceError(f"{run.checkpoints}: cannot remove old checkpoints: {error.strerror}") from None
+    return doomed
+
+
+def _problem(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used; None if it can, by this version or by a later one."""
+    try:
+        verify_checkpoint(folder)
+    except DamagedCheckpoint as error:
+        return str(error)
+    except NewerFormat:
+        return None
+    return None
+
+
+def _check_step(run: RunFolder, step: int) -> None:
+    """A save below an existing one would be taken for an older state and pruned."""
+    newest = next(iter(list_checkpoints(run.path)), None)
+    if newest is not None and (order := checkpoint_order(newest)) and step < order[0]:
+        raise ValueError(f"step: expected at least {order[0]}, that of the newest checkpoint, got {step}")
+
+
+def _training_to_bytes(training: Any) -> dict[str, bytes]:
+    tensors, structure = tree.encode(training)
+    document = sealed_json.to_bytes({"structure": structure})
+    return {TRAINING_TENSORS: safetensors.torch.save(tensors), TRAINING_STRUCTURE: document}
+
+
+def _read(folder: Path, manifest: Manifest, skipped: list[tuple[Path, str]]) -> Checkpoint:
+    """The files of a verified checkpoint; each is hashed again, from the very bytes that are then used."""
+
+    def data(name: str) -> bytes:
+        if name not in manifest.files:
+            raise DamagedCheckpoint(f"{folder / name}: missing in the manifest")
+        entry = manifest.files[name]
+        return durable.read_file(folder / name, size=entry.size, sha256=entry.sha256)
+
+    agent, agent_config = load_agent(folder)
+    tensors = read_tensors(data(TRAINING_TENSORS), folder / TRAINING_TENSORS)
+    document = sealed_json.from_bytes(data(TRAINING_STRUCTURE), folder / TRAINING_STRUCTURE)
+    try:
+        training = tree.decode(tensors, document.get("structure"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{folder / TRAINING_STRUCTURE}: {str(error)[:160]}") from None
+    return Checkpoint(folder, manifest, agent, agent_config, training, skipped)
+
+
+def _remove_unreferenced_segments(run: RunFolder) -> None:
+    """Removes the segments that neither a checkpoint nor the running process names."""
+    referenced = set(run.segments)
+    for folder in list_checkpoints(run.path):
+        try:
+            referenced.update(read_manifest(folder).replay)
+        except NewerFormat:
+            return
+        except DamagedCheckpoint:
+            continue
+    replay_segments.remove_unreferenced(run.replay, referenced)
+
+
+def _check_free_space(path: Path, size: int) -> None:
+    free, needed = shutil.disk_usage(path).free, FREE_SPACE_FACTOR * size
+    if free < needed:
+        raise ResourceError(
+            f"{path}: expected {needed / 1e6:.0f} MB free, {FREE_SPACE_FACTOR} times what a checkpoint takes, "
+            f"got {free / 1e6:.0f} MB; make room, the checkpoints saved so far are intact"
+        )
+
+
+def _free_name(folder: Path, step: int) -> Path:
+    serial = 0
+    while os.path.lexists(path := folder / checkpoint_name(step, serial)):
+        serial += 1
+    return path
+
+
+def _unused(path: Path) -> Path:
+    serial, result = 0, path
+    while os.path.lexists(result):
+        serial, result = serial + 1, path.with_name(f"{path.name}-{serial}")
+    return result
