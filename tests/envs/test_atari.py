@@ -1,5 +1,6 @@
 """The single Atari environment: IRIS's order frame by frame, episodes, and exact snapshots."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from PIL import Image
 
 from iris_wm.envs import EnvConfig, make_env
 from iris_wm.envs.atari100k import GAMES
+from iris_wm.envs.snapshot import sealed
 
 gymnasium.register_envs(ale_py)
 
@@ -275,8 +277,6 @@ def test_a_fresh_process_continues_the_same_game(tmp_path):
     results = [
         subprocess.run(code, capture_output=True, text=True, timeout=120, check=True).stdout for _ in range(2)
     ]
-    import hashlib
-
     digest = hashlib.sha256(env.restore(snapshot).tobytes())
     for count in range(300):
         observation, reward, terminated, truncated, _ = env.step(count * 5 % 18)
@@ -314,8 +314,6 @@ def test_damaged_and_foreign_snapshots_are_refused_and_change_nothing():
 
 
 def test_an_emulator_state_cut_short_is_refused_whatever_its_checksum():
-    from iris_wm.envs.snapshot import sealed
-
     env = make_env(EnvConfig("Breakout"))
     env.reset(0)
     snapshot = env.snapshot()
