@@ -9,8 +9,8 @@ from iris_kernels.backend import runs_eagerly, shape_error, use_triton
 from iris_kernels.reference import head_sample as reference
 
 MAXIMUM_WIDTH = 1024
+MAXIMUM_HEAD_CODES = 1024
 MAXIMUM_CODES = 8192
-MAXIMUM_FILTERED_CODES = 1024
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -126,7 +126,7 @@ def head_sample(
     if (
         not torch.is_grad_enabled()
         and runs_eagerly(x)
-        and not use_triton("head_sample", x.device, _head_problem(x, w1, w2, top_k, top_p))
+        and not use_triton("head_sample", x.device, _head_problem(x, w1, w2))
     ):
         run = reference.head_sample  # type: ignore[assignment]
     tokens, next_x, logits = run(
@@ -169,7 +169,7 @@ def sample_tokens(
     if (
         not torch.is_grad_enabled()
         and runs_eagerly(logits)
-        and not use_triton("sample_tokens", logits.device, _sample_problem(logits, top_k, top_p))
+        and not use_triton("sample_tokens", logits.device, _sample_problem(logits))
     ):
         run = reference.sample_tokens  # type: ignore[assignment]
     return run(logits, seed, step, float(temperature), top_k, float(top_p), stream)
@@ -189,27 +189,23 @@ def _check_sampling(
         raise ValueError(f"{op}: top_p is {top_p}, expected a number in (0, 1]")
 
 
-def _codes_problem(num_codes: int, top_k: int, top_p: float) -> str | None:
-    is_filtered = top_k > 0 or top_p < 1.0
-    maximum = MAXIMUM_FILTERED_CODES if is_filtered else MAXIMUM_CODES
-    if num_codes > maximum:
-        cuts = " with top_k or top_p" if is_filtered else ""
-        return f"the sampling kernel takes up to {maximum} codes{cuts}, got {num_codes}"
+def _sample_problem(logits: Tensor) -> str | None:
+    if logits.dtype not in WEIGHT_DTYPES:
+        return f"sample_tokens takes float32, float16 or bfloat16, got {logits.dtype}"
+    if logits.shape[-1] > MAXIMUM_CODES:
+        return f"sample_tokens takes up to {MAXIMUM_CODES} codes, got {logits.shape[-1]}"
     return None
 
 
-def _sample_problem(logits: Tensor, top_k: int, top_p: float) -> str | None:
-    if logits.dtype not in WEIGHT_DTYPES:
-        return f"sample_tokens takes float32, float16 or bfloat16, got {logits.dtype}"
-    return _codes_problem(logits.shape[-1], top_k, top_p)
-
-
-def _head_problem(x: Tensor, w1: Tensor, w2: Tensor, top_k: int, top_p: float) -> str | None:
+def _head_problem(x: Tensor, w1: Tensor, w2: Tensor) -> str | None:
     if w1.dtype not in WEIGHT_DTYPES:
         return f"head_sample takes weights of float32, float16 or bfloat16, got {w1.dtype}"
-    if x.shape[2] > MAXIMUM_WIDTH or w1.shape[1] > MAXIMUM_WIDTH:
-        return f"head_sample takes widths up to {MAXIMUM_WIDTH}, got C={x.shape[2]}, H={w1.shape[1]}"
-    return _codes_problem(w2.shape[1], top_k, top_p)
+    if x.shape[2] > MAXIMUM_WIDTH or w2.shape[1] > MAXIMUM_HEAD_CODES:
+        return (
+            f"head_sample takes widths up to {MAXIMUM_WIDTH} and up to {MAXIMUM_HEAD_CODES} codes, "
+            f"got C={x.shape[2]}, V={w2.shape[1]}"
+        )
+    return None
 
 
 @torch.library.custom_op("iris_kernels::head_sample", mutates_args=())
@@ -230,7 +226,7 @@ def _head_sample(
     top_k: int,
     top_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if use_triton("head_sample", x.device, _head_problem(x, w1, w2, top_k, top_p)):
+    if use_triton("head_sample", x.device, _head_problem(x, w1, w2)):
         from iris_kernels.triton_kernels import head_sample as kernels
 
         return kernels.launch_head_sample(
@@ -274,7 +270,7 @@ def _(
 def _sample_tokens(
     logits: Tensor, seed: Tensor, step: Tensor, temperature: float, top_k: int, top_p: float, stream: int
 ) -> Tensor:
-    if use_triton("sample_tokens", logits.device, _sample_problem(logits, top_k, top_p)):
+    if use_triton("sample_tokens", logits.device, _sample_problem(logits)):
         from iris_kernels.triton_kernels import head_sample as kernels
 
         out = logits.new_empty(logits.shape[0], dtype=torch.int64)
