@@ -1,0 +1,123 @@
+"""Pictures of learning: score against env steps, game by game and over all games."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from iris_wm.benchmark.aggregates import Aggregates, Estimate, SampleEfficiency
+from iris_wm.benchmark.methods import Comparison
+from iris_wm.benchmark.style import SOFT, TEXT, grid_of_axes, looks, new_figure
+from iris_wm.evaluation.published import published
+
+_COLUMNS = 6
+
+
+def plot_game_curves(comparison: Comparison) -> Figure | None:
+    """Return against env steps, a panel a game: a thin line a seed, a thick one for their mean, a range behind.
+
+    Dashed: the random and the human reference where they are in reach. None without any curve.
+    """
+    look = looks(comparison.methods)
+    if not any(result.curve for method in comparison.own for result in method.results):
+        return None
+    columns = min(_COLUMNS, len(comparison.games))
+    rows = math.ceil(len(comparison.games) / columns)
+    figure = new_figure(max(6.0, 2.35 * columns), 0.7 + 1.75 * rows)
+    panels = [ax for row in grid_of_axes(figure, rows, columns) for ax in row]
+    for ax in panels[len(comparison.games) :]:
+        ax.set_visible(False)
+    for ax, game in zip(panels, comparison.games, strict=False):
+        reached = []
+        for method in comparison.own:
+            style = look[method.name]
+            curves = [result.curve for result in method.results if result.game == game and result.curve]
+            for curve in curves:
+                returns = [point.mean_return for point in curve]
+                reached += returns
+                ax.plot([p.env_steps for p in curve], returns, color=style.color, linewidth=0.8, alpha=0.45)
+            shared = sorted(set.intersection(*({p.env_steps for p in c} for c in curves))) if curves else []
+            if shared:
+                values = np.array([[p.mean_return for p in c if p.env_steps in set(shared)] for c in curves])
+                ax.plot(shared, values.mean(axis=0), color=style.color, linewidth=2.0)
+                ax.fill_between(
+                    shared, values.min(axis=0), values.max(axis=0), color=style.color, alpha=0.14, linewidth=0
+                )
+        ax.set_title(game, loc="left", fontsize=9.5, color=TEXT, fontweight="bold", pad=4)
+        spread = (max(reached) - min(reached)) or 1.0 if reached else 1.0
+        for name, dashes in (("Random", (1, 2)), ("Human", (4, 3))):
+            value = published()[name].scores[game][0]
+            if reached and min(reached) - 0.6 * spread <= value <= max(reached) + 0.6 * spread:
+                ax.axhline(value, color=SOFT, linewidth=0.9, linestyle=(0, dashes))
+        ax.xaxis.set_major_formatter(FuncFormatter(_short))
+        ax.yaxis.set_major_formatter(FuncFormatter(_short))
+        ax.locator_params(nbins=4)
+        ax.tick_params(labelsize=8, length=2)
+    if len(comparison.own) > 1:
+        lines = [
+            Line2D([], [], color=look[own.name].color, linewidth=2.5, label=own.name)
+            for own in comparison.own
+        ]
+        figure.legend(
+            handles=lines, loc="outside upper left", ncols=6, frameon=False, fontsize=9, labelcolor=TEXT
+        )
+    figure.supxlabel("env steps", fontsize=9.5, color=SOFT)
+    figure.supylabel("mean return", fontsize=9.5, color=SOFT)
+    return figure
+
+
+def plot_sample_efficiency(
+    comparison: Comparison,
+    aggregates: Mapping[str, Aggregates],
+    efficiencies: Mapping[str, SampleEfficiency],
+) -> Figure | None:
+    """IQM over runs and mean against env steps with intervals; published final scores stand at the right.
+
+    efficiencies: by name of own methods with curves; None without any.
+    """
+    if not efficiencies:
+        return None
+    look = looks(comparison.methods)
+    figure = new_figure(12, 4.4)
+    panels = [("IQM over runs", "iqm_over_runs"), ("Mean", "mean")]
+    for ax, (title, field) in zip(grid_of_axes(figure, 1, 2)[0], panels, strict=True):
+        for name, efficiency in efficiencies.items():
+            value, low, high = getattr(efficiency, field).T
+            ax.plot(efficiency.env_steps, value, color=look[name].color, linewidth=2.4, label=name, marker="o",
+                    markersize=3)  # fmt: skip
+            ax.fill_between(efficiency.env_steps, low, high, color=look[name].color, alpha=0.18, linewidth=0)
+        others: list[tuple[float, str]] = []
+        for method in comparison.methods:
+            estimate: Estimate | None = getattr(aggregates[method.name], field)
+            if not method.is_own and estimate is not None:
+                ax.axhline(
+                    estimate.value,
+                    color=look[method.name].color,
+                    linewidth=1.0,
+                    linestyle=(0, (4, 3)),
+                    alpha=0.8,
+                )
+                others.append((estimate.value, method.name))
+        low_end, high_end = ax.get_ylim()
+        gap, previous = 0.05 * (high_end - low_end), -math.inf
+        for value, name in sorted(others):
+            previous = max(value, previous + gap)
+            ax.annotate(name, (1.0, previous), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
+                        textcoords="offset points", fontsize=8.5, color=look[name].color,
+                        annotation_clip=False)  # fmt: skip
+        ax.set_title(title, loc="left", fontsize=10.5, color=TEXT, fontweight="bold")
+        ax.set_xlabel("env steps")
+        ax.xaxis.set_major_formatter(FuncFormatter(_short))
+        ax.legend(loc="lower right", fontsize=9, edgecolor="none", framealpha=0.85)
+    figure.axes[0].set_ylabel("human-normalised score")
+    return figure
+
+
+def _short(value: float, _position: object = None) -> str:
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    return f"{value / 1e3:.3g}k" if size >= 1e3 else f"{value:.3g}"
