@@ -10,7 +10,6 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +20,17 @@ from torch import Tensor
 
 from iris_wm.checkpoint import durable, replay_segments, sealed_json, tree
 from iris_wm.checkpoint.agent_files import agent_to_bytes, load_agent, read_tensors
-from iris_wm.checkpoint.errors import DamagedCheckpoint, DamagedState, NewerFormat, ResourceError
+from iris_wm.checkpoint.errors import DamagedCheckpoint, NewerFormat, ResourceError
 from iris_wm.checkpoint.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest
 from iris_wm.checkpoint.replay_segments import ReplaySource, SegmentEntry
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.checkpoint.verify import (
     REPLAY,
     SET_ASIDE,
+    best_checkpoint,
     checkpoint_name,
     checkpoint_order,
+    find_problem,
     list_checkpoints,
     newest_verified,
     verify_checkpoint,
@@ -167,22 +168,15 @@ def prune(run: RunFolder, keep_last: int = 2, *, damaged_too: bool = False) -> l
     folders = list_checkpoints(run.path)
     verified: list[Path] = []
     for folder in folders:
-        if len(verified) < keep_last and _problem(folder) is None:
+        if len(verified) < keep_last and not isinstance(find_problem(folder), DamagedCheckpoint):
             verified.append(folder)
-    scores = {}
-    for folder in folders:
-        with suppress(DamagedState):
-            score = read_manifest(folder).score
-            if score is not None:
-                scores[folder] = score
-    best = max(scores, key=lambda folder: scores[folder], default=None)
-    doomed: list[Path] = []
-    if len(verified) == keep_last:
-        doomed = folders[folders.index(verified[-1]) + 1 :]
-    if damaged_too and verified:
-        doomed = [folder for folder in folders if _problem(folder) or folder in doomed]
-        doomed += sorted(run.checkpoints.glob(f"{SET_ASIDE}*"))
+    best = best_checkpoint(run.path)
+    doomed = folders[folders.index(verified[-1]) + 1 :] if len(verified) == keep_last else []
     doomed = [folder for folder in doomed if folder != best]
+    if damaged_too and verified:
+        damaged = [folder for folder in folders if isinstance(find_problem(folder), DamagedCheckpoint)]
+        doomed = [folder for folder in folders if folder in doomed or folder in damaged]
+        doomed += sorted(run.checkpoints.glob(f"{SET_ASIDE}*"))
     try:
         for folder in doomed:
             durable.remove_folder(folder)
@@ -190,17 +184,6 @@ def prune(run: RunFolder, keep_last: int = 2, *, damaged_too: bool = False) -> l
     except OSError as error:
         raise ResourceError(f"{run.checkpoints}: cannot remove old checkpoints: {error.strerror}") from None
     return doomed
-
-
-def _problem(folder: Path) -> str | None:
-    """Why a checkpoint cannot be used; None if it can, by this version or by a later one."""
-    try:
-        verify_checkpoint(folder)
-    except DamagedCheckpoint as error:
-        return str(error)
-    except NewerFormat:
-        return None
-    return None
 
 
 def _check_step(run: RunFolder, step: int) -> None:

@@ -133,6 +133,8 @@ class _Array:
         raw = unpacker.decompress(stream, self.raw_bytes + 1)
         if len(raw) != self.raw_bytes or not unpacker.eof or unpacker.unused_data:
             raise ValueError(f"array {self.name} does not unpack to {self.raw_bytes} bytes")
+        if not raw:
+            return torch.empty(self.shape, dtype=self.dtype)
         flat = torch.from_numpy(np.frombuffer(raw, dtype=np.uint8).copy())
         typed = flat != 0 if self.dtype == torch.bool else flat.view(self.dtype)
         return typed.reshape(self.shape)

@@ -1,12 +1,14 @@
 """Whether a checkpoint is, bit for bit, what was written; and the newest one of a run that is."""
 
+import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from iris_wm.checkpoint import durable
-from iris_wm.checkpoint.errors import DamagedCheckpoint, NoUsableCheckpoint
+from iris_wm.checkpoint.errors import DamagedCheckpoint, DamagedState, NoUsableCheckpoint
 from iris_wm.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 CHECKPOINTS = "checkpoints"
@@ -62,6 +64,26 @@ def verify_checkpoint(folder: Path) -> Manifest:
         path = folder.parent.parent / REPLAY / segment.name
         durable.check_file(path, size=segment.size, sha256=segment.sha256)
     return manifest
+
+
+def find_problem(folder: Path) -> DamagedState | None:
+    """What ``verify_checkpoint`` raises for a checkpoint; None if it verifies."""
+    try:
+        verify_checkpoint(folder)
+    except DamagedState as error:
+        return error
+    return None
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """The checkpoint with the highest score, the newest of equals; None if no manifest holds a score."""
+    best, best_score = None, -math.inf
+    for folder in list_checkpoints(run):
+        with suppress(DamagedState):
+            score = read_manifest(folder).score
+            if score is not None and score > best_score:
+                best, best_score = folder, score
+    return best
 
 
 def newest_verified(run: Path, config_hash: str | None = None) -> Found | None:
