@@ -11,6 +11,7 @@ import re
 import resource
 import shutil
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,16 @@ def saved(toy):
     return folder, files
 
 
+@contextmanager
+def flipped(path, original, bit):
+    """One bit of the file is flipped meanwhile."""
+    place, value = bit // 8, original[bit // 8]
+    with open(path, "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), bytes([value ^ 1 << bit % 8]), place)
+        yield
+        os.pwrite(file.fileno(), bytes([value]), place)
+
+
 def refused(folder):
     """The one line with which the checkpoint is refused, by verification and by loading alike."""
     problem = find_problem(folder)
@@ -59,14 +70,11 @@ def test_every_flipped_bit_is_detected(saved):
         if path.name != "manifest.json":
             bits = chooser.sample(bits, min(FLIPS, len(bits)))
         for bit in bits:
-            data = bytearray(original)
-            data[bit // 8] ^= 1 << bit % 8
-            path.write_bytes(data)
-            problem = find_problem(folder)
+            with flipped(path, original, bit):
+                problem = find_problem(folder)
             assert isinstance(problem, DamagedCheckpoint), (path.name, bit)
             assert path.name in str(problem)
             tried += 1
-        path.write_bytes(original)
     assert find_problem(folder) is None
     assert tried > 6 * 300 + 8000
     print(f"{tried} single-bit flips, all detected")
@@ -377,10 +385,7 @@ def test_an_agent_alone_is_verified_too(tmp_path):
     for path in sorted(folder.iterdir()):
         original = path.read_bytes()
         for bit in range(8 * len(original)):
-            data = bytearray(original)
-            data[bit // 8] ^= 1 << bit % 8
-            path.write_bytes(data)
-            with pytest.raises(DamagedCheckpoint, match=path.name):
+            with flipped(path, original, bit), pytest.raises(DamagedCheckpoint, match=path.name):
                 load_agent(folder)
         path.unlink()
         with pytest.raises(DamagedCheckpoint, match=f"{path.name}: missing"):
