@@ -88,7 +88,8 @@ def _table(table: Table) -> str:
             cells.append(f'<td class="{label}">{text}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     kind = "words" if table.header[-1] == "source" else "narrow" if len(table.header) < 5 else "wide"
-    return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    contents = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table class="{kind}">{contents}</table></div>'
 
 
 def _text(text: str) -> str:

@@ -15,6 +15,12 @@ EVALUATE = (
 )
 
 
+@pytest.fixture(scope="session")
+def fake_commands() -> dict[str, tuple[str, ...]]:
+    """The fields of a plan whose jobs are the fake trainer."""
+    return {"fit": FIT, "evaluate": EVALUATE}
+
+
 @pytest.fixture
 def make_plan(tmp_path: Path) -> Callable[..., Plan]:
     """Make a plan in a new folder; `options` are the fake trainer's, other arguments the plan's fields."""
