@@ -1,12 +1,13 @@
 """The agent: tokenizer, world model and actor-critic together. It acts, dreams, saves and loads."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from iris_wm.checkpoint.agent_files import CONFIG_FILE, load_agent, save_agent
+from iris_wm.checkpoint.verify import newest_verified
 from iris_wm.config_file import build_config, to_mapping
 from iris_wm.data.episode import Episode
 from iris_wm.data.streams import stream_generator, stream_seed
@@ -203,36 +204,28 @@ class Agent(nn.Module):
             value.copy_(weights[key])
 
     def save(self, folder: str | Path) -> Path:
-        """Write agent.safetensors and agent.json to a folder, and return it."""
-        from safetensors.torch import save_file
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {key: value.detach().cpu().contiguous() for key, value in self.weights().items()}
-        save_file(tensors, folder / "agent.safetensors")
-        (folder / "agent.json").write_text(json.dumps(to_mapping(self.config), indent=2) + "\n")
-        return folder
+        """Write agent.safetensors and agent.json, with checksums, to a folder; return it."""
+        save_agent(folder, self.weights(), to_mapping(self.config))
+        return Path(folder)
 
     @staticmethod
-    def from_folder(folder: str | Path) -> "Agent":
-        """Read what save wrote.
+    def load(path: str | Path) -> "Agent":
+        """An agent from a run folder (its newest checkpoint that verifies) or a folder that save wrote.
 
         Raises:
-            ValueError: where the folder is no agent's or does not fit together.
+            ValueError: the path is neither.
+            DamagedState: a file differs from its checksum, or no checkpoint of the run can be used.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        for name in ("agent.json", "agent.safetensors"):
-            if not (folder / name).is_file():
-                raise ValueError(f'"{folder}": not an agent folder: it has no {name}')
-        try:
-            config = build_config(AgentConfig, json.loads((folder / "agent.json").read_text()))
-            weights = load_file(folder / "agent.safetensors")
-        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-            raise ValueError(f'"{folder}": not an agent folder: {error}') from None
-        return Agent.from_weights(config, weights)
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ValueError(f'"{path}": no such folder; expected a run folder or an exported agent')
+        if not (folder / CONFIG_FILE).is_file():
+            found = newest_verified(folder)
+            if found is None:
+                raise ValueError(f'"{path}": neither a run folder with a checkpoint nor an exported agent')
+            folder = found.folder
+        weights, config = load_agent(folder)
+        return Agent.from_weights(build_config(AgentConfig, config), weights)
 
     @staticmethod
     def from_weights(config: AgentConfig, weights: dict[str, Tensor]) -> "Agent":

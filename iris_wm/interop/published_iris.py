@@ -133,7 +133,7 @@ def published_state(agent: Agent) -> dict[str, Tensor]:
 def published_keys(key: str, num_stages: int) -> list[str]:
     """The published names of one of our tensors: one, or three where ours joins query, key and value."""
     for pattern, replacement in _RENAMES:
-        key = re.sub(pattern, replacement, key)  # type: ignore[arg-type]
+        key = re.sub(pattern, replacement, key)  # type: ignore[call-overload]
     # The published decoder counts its stages from the largest resolution, ours in the order they run.
     key = re.sub(
         r"\.decoder\.stages\.(\d+)\.", lambda match: f".decoder.up.{num_stages - 1 - int(match[1])}.", key

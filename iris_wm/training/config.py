@@ -1,0 +1,166 @@
+"""The whole configuration of a run; a YAML file of configs/ holds one."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from iris_wm.agent import AgentConfig
+from iris_wm.collection import CollectionConfig
+from iris_wm.envs import EnvConfig
+from iris_wm.imagination.rollout import ImaginationConfig
+from iris_wm.losses.actor_critic import ActorCriticLossConfig
+from iris_wm.losses.tokenizer import TokenizerLossConfig
+from iris_wm.losses.world_model import WorldModelLossConfig
+from iris_wm.models.actor_critic import ActorCriticConfig
+from iris_wm.models.tokenizer import TokenizerConfig
+from iris_wm.models.world_model import WorldModelConfig
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How one network is trained in each epoch."""
+
+    start_after_epoch: int = 0
+    """Epochs before its first training."""
+    steps_per_epoch: int = 200
+    first_epoch_steps: int = 0
+    """Steps in its first epoch of training, where that should be more than steps_per_epoch; 0: the same."""
+    batch_size: int = 64
+    """Frames for the tokenizer, segments for the others."""
+    learning_rate: float = 1e-4
+    max_grad_norm: float = 10.0
+    weight_decay: float = 0.0
+    """Decoupled, on the weights of linear layers only."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("start_after_epoch", 0), ("steps_per_epoch", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+        if self.first_epoch_steps < 0:
+            raise ValueError(f"first_epoch_steps: got {self.first_epoch_steps}, expected at least 0")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay: got {self.weight_decay}, expected a finite number >= 0")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Epochs, each of which collects and then trains the three networks in turn."""
+
+    num_epochs: int = 600
+    tokenizer: OptimizationConfig = field(
+        default_factory=lambda: OptimizationConfig(start_after_epoch=5, batch_size=256)
+    )
+    world_model: OptimizationConfig = field(
+        default_factory=lambda: OptimizationConfig(start_after_epoch=25, weight_decay=0.01)
+    )
+    actor_critic: OptimizationConfig = field(default_factory=lambda: OptimizationConfig(start_after_epoch=50))
+    checkpoint_every_minutes: float = 5.0
+    """Longest time between two checkpoints."""
+    checkpoint_every_epochs: int = 10
+    max_minutes: float = 0.0
+    """Save and stop, resumable, after so many minutes in this process; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "checkpoint_every_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+        if not 0 < self.checkpoint_every_minutes < float("inf"):
+            raise ValueError(f"checkpoint_every_minutes: got {self.checkpoint_every_minutes}, expected > 0")
+        if not 0 <= self.max_minutes < float("inf"):
+            raise ValueError(f"max_minutes: got {self.max_minutes}, expected >= 0")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Playing the real game to measure the agent, not to learn."""
+
+    every_epochs: int = 5
+    """0: never during training."""
+    num_episodes: int = 16
+    num_envs: int = 8
+    temperature: float = 0.5
+    """Of the policy; the paper's."""
+    max_steps: int = 27000
+    """Agent steps an episode may take (27,000 of 4 emulator frames are the 108,000 frames of the Atari protocol)."""
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 0:
+            raise ValueError(f"every_epochs: got {self.every_epochs}, expected 0 (never) or more")
+        for name in ("num_episodes", "num_envs", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature: got {self.temperature}, expected a number >= 0")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What Lightning's Trainer is told."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    precision: Literal["32", "bf16"] = "32"
+    """bf16: networks run under bfloat16 autocast, the quantizer's distances and all losses stay float32."""
+    num_threads: int = 0
+    """CPU threads of torch; 0 leaves torch's choice. Bit-exact resume needs the same number."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ValueError(f"devices: got {self.devices}, expected a positive integer")
+        if self.num_threads < 0:
+            raise ValueError(f"num_threads: got {self.num_threads}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses of each network."""
+
+    tokenizer: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    world_model: WorldModelLossConfig = field(default_factory=WorldModelLossConfig)
+    actor_critic: ActorCriticLossConfig = field(default_factory=ActorCriticLossConfig)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run."""
+
+    seed: int = 0
+    env: EnvConfig = field(default_factory=EnvConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed: got {self.seed}, expected 0 to {2**31 - 1}")
+        if self.env.resolution != self.tokenizer.autoencoder.resolution:
+            raise ValueError(
+                f"env.resolution: got {self.env.resolution}, expected tokenizer.autoencoder.resolution "
+                f"({self.tokenizer.autoencoder.resolution})"
+            )
+        longest = self.world_model.context_steps - 1
+        if self.imagination.context == "burn_in" and self.imagination.burn_in > longest:
+            raise ValueError(
+                f"imagination.burn_in: got {self.imagination.burn_in}, expected at most {longest} "
+                f"(world_model.context_steps - 1) where imagination.context is burn_in"
+            )
+
+    def agent_config(self, num_actions: int) -> AgentConfig:
+        """The shape of the three networks for a game of so many actions."""
+        return AgentConfig(num_actions, self.tokenizer, self.world_model, self.actor_critic)
+
+    @property
+    def total_env_steps(self) -> int:
+        """Agent steps that a whole run collects."""
+        epochs = min(self.collection.stop_after_epoch, self.training.num_epochs)
+        if epochs == 0:
+            return 0
+        return self.collection.first_epoch_env_steps + (epochs - 1) * self.collection.env_steps_per_epoch

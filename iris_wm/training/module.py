@@ -1,0 +1,190 @@
+"""The LightningModule: three networks, three optimizers, one training step for each."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from iris_wm.agent import Agent
+from iris_wm.checkpoint.errors import NumericFailure
+from iris_wm.data.segment import Segment
+from iris_wm.data.streams import stream_seed
+from iris_wm.imagination.rollout import Imagination
+from iris_wm.losses.actor_critic import actor_critic_loss
+from iris_wm.losses.tokenizer import LPIPS, tokenizer_loss
+from iris_wm.losses.world_model import world_model_loss
+from iris_wm.models.quantizer import codebook_usage
+from iris_wm.training.batches import BatchSampler, Step
+from iris_wm.training.config import OptimizationConfig, RunConfig
+from iris_wm.training.schedule import NETWORKS
+from iris_wm.training.token_cache import TokenCache
+
+
+class IrisModule(pl.LightningModule):
+    """Trains one network a step, as the step says; collection and evaluation are a callback's work.
+
+    sampler, token_cache: set by that callback before the first step.
+    """
+
+    def __init__(self, config: RunConfig, num_actions: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.config = config
+        torch.manual_seed(stream_seed(config.seed, "weights"))
+        self.agent = Agent(config.agent_config(num_actions))
+        self.sampler: BatchSampler | None = None
+        self.token_cache: TokenCache | None = None
+        self.imagination: Imagination | None = None
+        self.metrics: dict[str, float] = {}
+        losses = config.losses.tokenizer
+        # In a list, so that its frozen weights are no part of the module's state.
+        self._perceptual = [LPIPS(losses.perceptual_weights)] if losses.perceptual == "lpips" else []
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One optimizer a network, in the order of NETWORKS."""
+        training = self.config.training
+        return [
+            build_optimizer(getattr(self.agent, network), getattr(training, network)) for network in NETWORKS
+        ]
+
+    def on_train_start(self) -> None:
+        """Give restored moments the memory layout of their parameters, which the fused optimizer takes for granted."""
+        for optimizer in self.trainer.optimizers:
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    if value.shape == parameter.shape:
+                        state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
+        """Batches are gathered on the training device; nothing to move."""
+        return batch
+
+    def training_step(self, batch: Step, batch_idx: int) -> None:
+        """One step of one network. All randomness of the step follows from its place in the run."""
+        if batch.component not in NETWORKS:
+            return
+        place = f"{batch.component} step {batch.epoch} rank {self.global_rank}"
+        torch.manual_seed(stream_seed(self.config.seed, place, batch.index))
+        assert self.sampler is not None
+        losses: Callable[[Segment, Step], dict[str, Tensor]] = getattr(self, f"_{batch.component}_losses")
+        self._optimize(batch, losses(self.sampler.sample(batch), batch))
+
+    def _tokenizer_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
+        frames = segment.frames.flatten(0, 1)
+        tokenizer = self.agent.tokenizer
+        output = tokenizer(frames)
+        perceptual = self._perceptual[0].to(self.device) if self._perceptual else None
+        losses = tokenizer_loss(output, tokenizer.normalize(frames), self.config.losses.tokenizer, perceptual)
+        if not bool(torch.isfinite(output.latents).all()):
+            raise NumericFailure(
+                f"tokenizer: latents are not finite at epoch {batch.epoch}, step {batch.index}"
+            )
+        with torch.no_grad():
+            used, perplexity = codebook_usage(output.obs_tokens, tokenizer.quantizer.codebook_size)
+            self.metrics |= {"tokenizer/codes_used": used.item(), "tokenizer/perplexity": perplexity.item()}
+        return losses
+
+    def _world_model_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
+        assert self.token_cache is not None
+        obs_tokens = self.token_cache.obs_tokens(segment.frame_indices)
+        world_model = self.agent.world_model
+        output = world_model(obs_tokens, segment.actions)
+        return world_model_loss(
+            world_model,
+            output,
+            obs_tokens,
+            segment.rewards,
+            segment.terminations,
+            segment.is_real,
+            self.config.losses.world_model,
+        )
+
+    def _actor_critic_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
+        assert self.token_cache is not None
+        actor_critic, config = self.agent.actor_critic, self.config.imagination
+        indices, is_real = segment.frame_indices, segment.is_real
+        # Where an episode is shorter than the burn-in, the world model sees its first frame standing still.
+        first = indices.gather(1, is_real.long().argmax(1, keepdim=True))
+        obs_tokens = self.token_cache.obs_tokens(torch.where(is_real, indices, first))
+        state = actor_critic.initial_state(len(indices))
+        if config.burn_in:
+            with torch.no_grad():
+                if actor_critic.config.inputs == "frames":
+                    inputs = self.token_cache.reconstructions(indices[:, :-1])
+                else:
+                    inputs = self.agent.tokenizer.quantizer.lookup(obs_tokens[:, :-1])
+                _, state = actor_critic.sequence(inputs, state, is_real[:, :-1])
+        past = []
+        if config.context == "burn_in":
+            past = [(obs_tokens[:, t], segment.actions[:, t]) for t in range(config.burn_in)]
+        if self.imagination is None or self.imagination.token_env.batch_size != len(indices):
+            self.imagination = Imagination(
+                self.agent.tokenizer, self.agent.world_model, actor_critic, config, len(indices)
+            )
+        seed = stream_seed(
+            self.config.seed, f"imagination {batch.epoch} rank {self.global_rank}", batch.index
+        )
+        rollout = self.imagination.imagine(obs_tokens[:, -1], state, seed, past)
+        hidden, _ = actor_critic.sequence(rollout.inputs, rollout.state)
+        output = actor_critic.heads(hidden)
+        losses = actor_critic_loss(
+            output.action_logits,
+            output.values,
+            rollout.actions,
+            rollout.rewards,
+            rollout.terminations,
+            self.config.losses.actor_critic,
+        )
+        with torch.no_grad():
+            alive = (rollout.terminations.cumsum(1) - rollout.terminations.long() == 0).float()
+            self.metrics |= {
+                "actor_critic/imagined_return": (rollout.rewards * alive).sum(1).mean().item(),
+                "actor_critic/imagined_length": alive.sum(1).mean().item(),
+                "actor_critic/value": output.values.mean().item(),
+            }
+        return losses
+
+    def _optimize(self, batch: Step, losses: dict[str, Tensor]) -> None:
+        """Backward, clip, check, step. Nothing is applied unless every number is finite."""
+        component = batch.component
+        where = f"epoch {batch.epoch}, step {batch.index}"
+        optimizer = self.optimizers()[NETWORKS.index(component)]  # type: ignore[index]
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.stack(list(losses.values())).sum()
+        self.manual_backward(loss)
+        limit = getattr(self.config.training, component).max_grad_norm
+        network: nn.Module = getattr(self.agent, component)
+        grad_norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+        values = torch.stack([*losses.values(), grad_norm]).detach().tolist()
+        for name, value in zip([*losses, "grad_norm"], values, strict=True):
+            if not math.isfinite(value):
+                raise NumericFailure(f"{component}: {name} is {value} at {where}; no weight was changed")
+            self.metrics[f"{component}/{name}"] = value
+        self.metrics[f"{component}/loss"] = sum(values[:-1])
+        optimizer.step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The agent's weights travel under their own keys (see checkpoint_io)."""
+        checkpoint["state_dict"] = self.agent.weights()
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Take what on_save_checkpoint put in."""
+        self.agent.load_weights(dict(state_dict))
+
+
+def build_optimizer(network: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
+    """AdamW; weight decay on the weights of linear layers only, never on biases, norms or embeddings."""
+    decayed = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    groups = [
+        {
+            "params": [p for p in network.parameters() if id(p) in decayed],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for p in network.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.learning_rate, fused=True
+    )
