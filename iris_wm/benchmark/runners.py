@@ -147,7 +147,7 @@ def run_ray(
     gpus_per_job: 0.5 lets two jobs share a GPU. A job whose node is lost is run again and goes on from its
     run folder, which all nodes must see.
     """
-    ray = _require("ray", "pip install 'ray>=2.40'")
+    ray = _require("ray", "pip install 'iris-wm[ray]'")
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     remote = ray.remote(run_job).options(num_gpus=gpus_per_job, num_cpus=1, max_retries=limits.restarts)

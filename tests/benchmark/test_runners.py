@@ -212,7 +212,6 @@ def test_submitit_gives_the_same_results(make_plan: MakePlan, tmp_path: Path):
     assert outcome.reason.endswith("Pong cannot be trained")
 
 
-@pytest.mark.slow
 def test_ray_gives_the_same_results(make_plan: MakePlan, tmp_path: Path):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
