@@ -32,7 +32,8 @@ class Game:
         self.keyboard = Keyboard(dream.action_names)
         self.player = "you"
         self.is_paused = False
-        self.frames_per_second = _number({"value": frames_per_second}, "value", 1, 60)
+        key = "frames_per_second"
+        self.frames_per_second = _number({key: frames_per_second}, key, 1, 60)
         self.seed = seed
         self.recording: list[DreamFrame] | None = None
         self.recorded: list[DreamFrame] = []
