@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from iris_wm.agent import Agent
+from iris_wm.data.episode import Episode
 from iris_wm.data.replay import Replay
 from iris_wm.data.streams import stream_generator, stream_seed
 from iris_wm.envs.snapshot import SnapshotEnv
@@ -188,6 +189,49 @@ class Collector:
         self._returns = list(state["returns"])
         self._held_actions = list(state["held_actions"])
         self._hold_left = list(state["hold_left"])
+
+
+def play_episode(
+    agent: Agent | None,
+    env: SnapshotEnv,
+    *,
+    num_steps: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> Episode:
+    """Play one episode of at most num_steps steps from a fresh reset, and return it.
+
+    Args:
+        agent: None plays uniformly random actions.
+        env: a training or a test environment.
+        num_steps: the episode is cut there, its last step then neither terminates nor truncates.
+        seed: of the game and of the draws.
+        temperature: of the policy.
+    """
+    observation, _ = env.reset(seed=seed)
+    replay = Replay(num_steps, (3, *observation.shape[:2]))
+    replay.start_episode()
+    state = agent.initial_state() if agent else None
+    for step in range(num_steps):
+        frame = _to_frame(observation)
+        generator = stream_generator(seed, "play", step)
+        if agent is None or state is None:
+            action = int(torch.randint(len(env.action_names), (1,), generator=generator))
+        else:
+            actions, state = agent.act(frame[None], state, generator=generator, temperature=temperature)
+            action = int(actions)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        replay.append(
+            0,
+            frame[None],
+            torch.tensor([action]),
+            torch.tensor([float(reward)]),
+            torch.tensor([bool(terminated)]),
+            torch.tensor([bool(truncated and not terminated)]),
+        )
+        if terminated or truncated:
+            break
+    return replay.episode(0)
 
 
 def _to_frame(observation: Any) -> torch.Tensor:

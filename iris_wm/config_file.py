@@ -111,6 +111,17 @@ def apply_overrides(mapping: Mapping[str, Any], arguments: Sequence[str]) -> dic
     return result
 
 
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested mappings as one; where both have a value, that of ``over`` counts."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = (
+            merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
+    return result
+
+
 def build_config(cls: type[_Config], mapping: Any, path: str = "") -> _Config:
     """An instance of the dataclass ``cls`` from a mapping, nested dataclasses included, nothing guessed.
 

@@ -187,7 +187,7 @@ class TokenEnv:
         row = hidden[:, 1].contiguous()
         tokens, logits = [], []
         for k in range(layout.tokens_per_frame):
-            out = iris_kernels.head_sample(
+            out: tuple[Tensor, ...] = iris_kernels.head_sample(  # type: ignore[call-overload]
                 row[None],
                 *self._ln_out,
                 *self._head[0],

@@ -76,6 +76,8 @@ class LPIPS(nn.Module):
     """
 
     _TAPS = (3, 8, 15, 22, 29)
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, weights: str) -> None:
         super().__init__()

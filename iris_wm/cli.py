@@ -1,0 +1,309 @@
+"""The command line: one function a command. Heavy imports wait until a command needs them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import iris_wm
+
+_FIT_HELP = """\
+Train an agent in its dreams, or continue a run: the same command does both.
+
+  iris-wm fit --config configs/demo.yaml --run runs/demo
+  iris-wm fit --config configs/atari100k/fast.yaml --run runs/pong-0 --env.id Pong --seed 0
+  iris-wm fit --run runs/demo                       (continues with the run's own config)
+
+Any key of the config is an option: --section.key value. Later --config files go over earlier ones.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code. 0 done, 2 bad input, 3 damaged or foreign state, 4 numeric failure,
+    5 resources, 143 stopped by a signal after a verified save."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    is_debug = "--debug" in arguments
+    if is_debug:
+        arguments.remove("--debug")
+    parser = _parser()
+    # Config overrides of fit are not known to argparse.
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "fit":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    _tune_allocator()
+    try:
+        return options.run_command(options, rest)
+    except Exception as error:
+        from iris_wm.checkpoint.errors import RunError, exit_code
+
+        is_expected = isinstance(error, RunError | ValueError | OSError | MemoryError)
+        if is_debug or not is_expected:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"iris-wm {options.command}: {message}", file=sys.stderr)
+        return exit_code(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="iris-wm",
+        description="A discrete-token transformer world model for Atari 100k: train it, measure it, dream with it.",
+        epilog="--debug shows the traceback of an error.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"iris-wm {iris_wm.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    fit = commands.add_parser(
+        "fit",
+        help="train, or continue a run",
+        description=_FIT_HELP,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fit.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML; may be given again")
+    fit.add_argument("--run", required=True, metavar="FOLDER", help="the run folder, made if missing")
+    fit.add_argument("--quiet", action="store_true", help="print nothing")
+    fit.add_argument("--print-config", action="store_true", help="print the whole config and stop")
+    fit.set_defaults(run_command=_fit)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="play the real game and print the score", allow_abbrev=False
+    )
+    evaluate.add_argument("run", metavar="RUN")
+    evaluate.add_argument("--episodes", type=int, default=100)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--temperature", type=float, help="of the policy (default: the run's)")
+    evaluate.add_argument("--envs", type=int, help="played side by side (default: the run's)")
+    evaluate.add_argument("--preset", default="", help="name kept in the result file")
+    evaluate.add_argument("--output", metavar="FILE", help="result file (default: RUN/result.json)")
+    evaluate.set_defaults(run_command=_evaluate)
+
+    dream = commands.add_parser("dream", help="dream an episode: GIF and MP4", allow_abbrev=False)
+    dream.add_argument("run", metavar="RUN")
+    dream.add_argument("--steps", type=int, default=64, help="dreamed steps")
+    dream.add_argument("--context", type=int, default=8, help="real steps before")
+    dream.add_argument("--seed", type=int, default=0)
+    dream.add_argument(
+        "--policy", action="store_true", help="the agent acts in the dream (default: real actions)"
+    )
+    dream.add_argument("--output", metavar="FOLDER", help="(default: RUN/dreams)")
+    dream.set_defaults(run_command=_dream)
+
+    report = commands.add_parser("report", help="pictures, curves and scores on one page", allow_abbrev=False)
+    report.add_argument("run", metavar="RUN")
+    report.add_argument("--episodes", type=int, default=16, help="of the agent and of a random policy each")
+    report.add_argument("--seed", type=int, default=0)
+    report.set_defaults(run_command=_report)
+
+    checkpoint = commands.add_parser("checkpoint", help="verify, list, prune, export", allow_abbrev=False)
+    actions = checkpoint.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (("verify", "check every file"), ("list", "show a run's checkpoints")):
+        actions.add_parser(name, help=text, allow_abbrev=False).add_argument("run", metavar="RUN")
+    prune = actions.add_parser("prune", help="remove old checkpoints", allow_abbrev=False)
+    prune.add_argument("run", metavar="RUN")
+    prune.add_argument("--keep", type=int, default=2, help="the newest to keep, besides the best")
+    prune.add_argument("--damaged", action="store_true", help="remove damaged ones, too")
+    export = actions.add_parser("export", help="copy the agent into a folder of its own", allow_abbrev=False)
+    export.add_argument("run", metavar="RUN")
+    export.add_argument("target", metavar="FOLDER")
+    export.add_argument("--which", choices=("newest", "best"), default="newest")
+    checkpoint.set_defaults(run_command=_checkpoint)
+
+    import_ = commands.add_parser("import", help="read a published IRIS checkpoint", allow_abbrev=False)
+    import_.add_argument("file", metavar="FILE", help="state dict (.pt)")
+    import_.add_argument("target", metavar="FOLDER", help="agent folder to write")
+    import_.add_argument("--heads", type=int, default=4, help="attention heads, which the file does not tell")
+    import_.set_defaults(run_command=_import)
+
+    to_published = commands.add_parser("export", help="write the published IRIS format", allow_abbrev=False)
+    to_published.add_argument("run", metavar="RUN", help="run or agent folder")
+    to_published.add_argument("file", metavar="FILE", help="state dict (.pt) to write")
+    to_published.set_defaults(run_command=_export)
+
+    benchmark = commands.add_parser("benchmark", help="Atari 100k: run and report", allow_abbrev=False)
+    from iris_wm.benchmark.commands import add_arguments
+
+    add_arguments(benchmark)
+    benchmark.set_defaults(run_command=_benchmark)
+    return parser
+
+
+def _fit(options: argparse.Namespace, overrides: list[str]) -> int:
+    from iris_wm.checkpoint.run_folder import CONFIG_FILE
+    from iris_wm.config_file import apply_overrides, build_config, dump_yaml, merge, read_yaml
+    from iris_wm.envs.make import check_id
+    from iris_wm.training.config import RunConfig
+
+    own = Path(options.run) / CONFIG_FILE
+    files = options.config or ([own] if own.is_file() else [])
+    if not files:
+        raise ValueError("expected --config FILE for a new run, for example --config configs/demo.yaml")
+    mapping: dict = {}
+    for file in files:
+        mapping = merge(mapping, read_yaml(file))
+    config = build_config(RunConfig, apply_overrides(mapping, overrides))
+    check_id(config.env.id)
+    if options.print_config:
+        print(dump_yaml(config), end="")
+        return 0
+    from iris_wm.training.train import fit
+
+    fit(config, options.run, is_quiet=options.quiet)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from iris_wm.evaluation.evaluate import evaluate
+    from iris_wm.evaluation.result import RESULT_FILE
+    from iris_wm.report import summarize_returns
+    from iris_wm.run import make_result, open_run
+
+    run = open_run(options.run)
+    settings = run.config.evaluation
+    temperature = settings.temperature if options.temperature is None else options.temperature
+    with Progress(transient=True) as bar:
+        task = bar.add_task("episodes", total=options.episodes)
+        played = evaluate(
+            run.agent,
+            run.config.env,
+            num_episodes=options.episodes,
+            seed=options.seed,
+            temperature=temperature,
+            num_envs=options.envs or settings.num_envs,
+            max_steps=settings.max_steps,
+            on_progress=lambda finished: bar.update(task, completed=finished),
+        )
+    result = make_result(
+        run, played, seed=options.seed, temperature=temperature, preset=options.preset, device=device_name()
+    )
+    path = Path(options.output or run.path / RESULT_FILE)
+    result.save(path)
+    summary = summarize_returns(played.returns)
+    score = result.human_normalized_score
+    Console(highlight=False).print(
+        f"{result.game}: mean return {summary.mean:.2f} (95% {summary.low:.2f} to {summary.high:.2f}) over "
+        f"{summary.num_episodes} episodes"
+        + (f"; human-normalised {score:.3f}" if score is not None else "")
+        + f"; after {result.env_steps} env steps; written to {path}",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _dream(options: argparse.Namespace, rest: list[str]) -> int:
+    from dataclasses import replace
+
+    from iris_wm.data.episode import Episode
+    from iris_wm.envs import make_env
+    from iris_wm.report import dream_beside, real_episode
+    from iris_wm.run import open_run
+    from iris_wm.visualization.video import dream_frames, write_gif, write_mp4
+
+    for name, least in (("steps", 1), ("context", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name}: got {getattr(options, name)}, expected at least {least}")
+    run = open_run(options.run)
+    real = real_episode(run.agent, run.config.env, options.context + options.steps, options.seed)
+    context_steps = min(options.context, len(real) - 1)
+    if options.policy:
+        context = real.slice(0, context_steps)
+        dream = run.agent.dream(real.frames[context_steps], options.steps, options.seed, context=context)
+        dream = Episode.concatenate([replace(context), dream])
+    else:
+        dream = dream_beside(run.agent, real, context_steps, options.seed)
+    folder = Path(options.output or run.path / "dreams")
+    folder.mkdir(parents=True, exist_ok=True)
+    images = dream_frames(
+        dream,
+        real=None if options.policy else real,
+        context_steps=context_steps,
+        action_names=make_env(run.config.env).action_names,
+    )
+    written = [write_gif(images, folder / f"dream-{options.seed}.gif", frames_per_second=10)]
+    try:
+        written.append(write_mp4(images, folder / f"dream-{options.seed}.mp4", frames_per_second=10))
+    except ValueError as error:
+        print(f"iris-wm dream: no MP4: {error}", file=sys.stderr)
+    print(f"{len(dream)} steps, return {dream.episode_return:g}: " + ", ".join(map(str, written)))
+    return 0
+
+
+def _report(options: argparse.Namespace, rest: list[str]) -> int:
+    from iris_wm.report import summarize_returns, write_report
+    from iris_wm.run import open_run
+
+    run = open_run(options.run)
+    path, played, random = write_report(run, num_episodes=options.episodes, seed=options.seed)
+    for name, episodes in (("agent", played), ("random policy", random)):
+        summary = summarize_returns(episodes.returns)
+        print(
+            f"{name + ':':<15} mean return {summary.mean:.2f} (95% {summary.low:.2f} to {summary.high:.2f}) "
+            f"over {summary.num_episodes} episodes"
+        )
+    print(f"report: {path}")
+    return 0
+
+
+def _checkpoint(options: argparse.Namespace, rest: list[str]) -> int:
+    from iris_wm.checkpoint import commands
+
+    if options.action == "verify":
+        return commands.verify_command(options.run)
+    if options.action == "list":
+        return commands.list_command(options.run)
+    if options.action == "prune":
+        return commands.prune_command(options.run, options.keep, options.damaged)
+    return commands.export_command(options.run, options.target, options.which)
+
+
+def _import(options: argparse.Namespace, rest: list[str]) -> int:
+    from iris_wm.interop.published_iris import load_published
+
+    agent = load_published(options.file, num_heads=options.heads)
+    print(f"agent with {agent.num_actions} actions written to {agent.save(options.target)}")
+    return 0
+
+
+def _export(options: argparse.Namespace, rest: list[str]) -> int:
+    import torch
+
+    from iris_wm.agent import Agent
+    from iris_wm.interop.published_iris import published_state
+
+    torch.save(published_state(Agent.load(options.run)), options.file)
+    print(f"published IRIS state dict written to {options.file}")
+    return 0
+
+
+def _benchmark(options: argparse.Namespace, rest: list[str]) -> int:
+    from iris_wm.benchmark.commands import run
+
+    return run(options)
+
+
+def device_name() -> str:
+    """What the networks run on."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _tune_allocator() -> None:
+    """Keep freed memory instead of giving every large tensor back to the system: glibc only, and only here.
+
+    Stock glibc maps each tensor over 32 MB afresh; on a CPU the page faults then take a large part of the time.
+    """
+    if sys.platform != "linux" or os.environ.get("MALLOC_TRIM_THRESHOLD_"):
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)

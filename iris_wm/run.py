@@ -1,0 +1,106 @@
+"""A run folder, opened to look at: its config, its agent, where it stands."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import iris_wm
+from iris_wm.agent import Agent
+from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint
+from iris_wm.checkpoint.run_folder import CONFIG_FILE
+from iris_wm.checkpoint.verify import newest_verified
+from iris_wm.config_file import build_config, read_yaml
+from iris_wm.evaluation.evaluate import PlayedEpisodes
+from iris_wm.evaluation.result import CurvePoint, EvaluationRecord, RunResult, human_normalized_or_none
+from iris_wm.training.checkpoint_io import STATE_KEY
+from iris_wm.training.config import RunConfig
+from iris_wm.training.progress import RunProgress
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds now; nothing in it is changed by looking."""
+
+    path: Path
+    config: RunConfig
+    agent: Agent
+    progress: RunProgress
+    checkpoint: Checkpoint
+
+
+def open_run(path: str | Path, *, should_be_trained: bool = True) -> Run:
+    """The newest checkpoint of a run that verifies.
+
+    Raises:
+        ValueError: the path is no run folder, or it has no checkpoint yet.
+        DamagedState: no checkpoint of the run can be used.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f'"{path}": not a run folder: it has no {CONFIG_FILE}; start one with iris-wm fit')
+    found = newest_verified(folder)
+    if found is None:
+        raise ValueError(
+            f'"{path}": the run has no checkpoint yet; continue it with iris-wm fit --run {path}'
+        )
+    config = build_config(RunConfig, read_yaml(folder / CONFIG_FILE))
+    checkpoint = load_checkpoint(found.folder)
+    progress = RunProgress()
+    progress.load_state_dict(checkpoint.training[STATE_KEY])
+    num_actions = checkpoint.agent_config["num_actions"]
+    agent = Agent.from_weights(config.agent_config(num_actions), checkpoint.agent)
+    return Run(folder, config, agent, progress, checkpoint)
+
+
+def make_result(
+    run: Run, played: PlayedEpisodes, *, seed: int, temperature: float, preset: str, device: str
+) -> RunResult:
+    """The result file of a run whose agent was evaluated: the measurement and its whole protocol."""
+    env = run.config.env
+    return RunResult(
+        game=env.id,
+        seed=run.config.seed,
+        preset=preset,
+        config_hash=run.checkpoint.manifest.config_hash,
+        package_version=iris_wm.__version__,
+        commit=current_commit(),
+        env_steps=run.progress.env_steps,
+        epochs=run.progress.epoch - 1,
+        wall_seconds=sum(run.progress.seconds.values()),
+        device=device,
+        evaluation=EvaluationRecord(
+            episodes=len(played.returns),
+            returns=played.returns,
+            lengths=played.lengths,
+            temperature=temperature,
+            epsilon=0.0,
+            sticky_actions=env.sticky,
+            noop_max=env.noop_max,
+            max_emulator_frames=env.max_emulator_frames_test,
+            life_loss_terminal=env.terminal_on_life_loss,
+            resize=env.resize,
+            seed=seed,
+            full_games=True,
+        ),
+        human_normalized_score=human_normalized_or_none(env.id, played.mean_return),
+        curve=[
+            CurvePoint(
+                env_steps=point["env_steps"],
+                epoch=point["epoch"],
+                mean_return=sum(point["returns"]) / len(point["returns"]),
+                returns=point["returns"],
+            )
+            for point in run.progress.curve
+        ],
+    )
+
+
+def current_commit() -> str | None:
+    """The commit of the package's own source tree, None where it is installed without one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
