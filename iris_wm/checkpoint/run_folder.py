@@ -82,13 +82,13 @@ class RunFolder:
             raise ForeignRun(
                 f"run folder {self.path} belongs to another run: {'; '.join(differences[:5])}{more}"
             )
-        for folder in (self.path, self.checkpoints, self.replay):
+        durable.remove_leftovers(self.path)
+        if found is None:  # first of all, so that whatever else is found later has an owner
+            document = {"format": _FORMAT, "format_version": 1, "identity": wanted}
+            durable.replace_file(path, sealed_json.to_bytes(document))
+        for folder in (self.checkpoints, self.replay):
             durable.make_folder(folder)
             durable.remove_leftovers(folder)
-        if found is None:
-            durable.replace_file(
-                path, sealed_json.to_bytes({"format": _FORMAT, "format_version": 1, "identity": wanted})
-            )
         probe = self.path / f"{durable.TEMPORARY}probe"
         durable.write_file(probe, b"probe")
         probe.unlink()
