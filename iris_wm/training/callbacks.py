@@ -188,7 +188,9 @@ class Saver(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
     ) -> None:
-        """Save where it is due."""
+        """Save where it is due; after the last step of an epoch that is left to the epoch's end."""
+        if self.progress.position == sum(phase.num_steps for phase in phases(self.config, batch.epoch)):
+            return
         minutes = (time.monotonic() - self._last_save) / 60
         if self.stop.reason is not None:
             self.save_and_stop(trainer)
@@ -196,12 +198,16 @@ class Saver(pl.Callback):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save every few epochs, after an evaluation, and at the end of the run."""
+        """Save every few epochs, after an evaluation, when time is up or a stop asked for, and at the run's end."""
         finished = self.progress.epoch - 1
         is_over = finished >= self.config.training.num_epochs
         curve = self.progress.curve
         was_evaluated = bool(curve) and curve[-1]["epoch"] == finished
-        if is_over or was_evaluated or finished % self.config.training.checkpoint_every_epochs == 0:
+        if self.stop.reason is not None and not is_over:
+            self.save_and_stop(trainer)
+        is_due = time.monotonic() - self._last_save >= 60 * self.config.training.checkpoint_every_minutes
+        is_due = is_due or finished % self.config.training.checkpoint_every_epochs == 0
+        if is_over or was_evaluated or is_due:
             self.save(trainer)
         trainer.should_stop = is_over
 
@@ -245,8 +251,3 @@ class Saver(pl.Callback):
         collector = {name: state.pop(name) for name in ("collector", "num_episodes")}
         self.data.load_from(collector, checkpoint.pop("replay"))
         self.progress.load_state_dict(state)
-        if self.progress.position == sum(
-            phase.num_steps for phase in phases(self.config, self.progress.epoch)
-        ):
-            self.progress.epoch += 1
-            self.progress.position = 0
