@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from iris_wm.models.transformer import DecodeWeights, decode, grouped, refresh_grouped
-from iris_wm.models.world_model import WorldModel
+from iris_wm.models.world_model import WorldModel, WorldModelConfig
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,14 @@ class TokenStep(NamedTuple):
     reward_logits: Tensor
     termination_logits: Tensor
     observation_logits: Tensor | None
+
+
+def max_past(config: WorldModelConfig) -> int:
+    """Steps that fit into the context before the current frame, its action and the next frame.
+
+    Autoregressive, the next frame's tokens stand in the context themselves; parallel, its queries stand behind it.
+    """
+    return config.context_steps - (1 if config.is_parallel else 2)
 
 
 class TokenEnv:
@@ -103,14 +111,15 @@ class TokenEnv:
         Args:
             obs_tokens: (B, K) int64, the current frames.
             seed: all later draws depend on it alone.
-            past: earlier steps, oldest first: (obs_tokens (B, K), actions (B,)); at most context_steps - 1 count.
+            past: earlier steps, oldest first: (obs_tokens (B, K), actions (B,)); at most max_past of them count.
         """
         if isinstance(seed, Tensor):
             self.seed.copy_(seed)
         else:
             self.seed.fill_(seed)
         self._draw.zero_()
-        self._refill(obs_tokens, list(past or [])[-(self.layout.context_steps - 1) :])
+        past = list(past or [])
+        self._refill(obs_tokens, past[max(0, len(past) - max_past(self.world_model.config)) :])
 
     @torch.no_grad()
     def step(

@@ -7,6 +7,7 @@ from iris_wm.agent import AgentConfig
 from iris_wm.collection import CollectionConfig
 from iris_wm.envs import EnvConfig
 from iris_wm.imagination.rollout import ImaginationConfig
+from iris_wm.imagination.token_env import max_past
 from iris_wm.losses.actor_critic import ActorCriticLossConfig
 from iris_wm.losses.tokenizer import TokenizerLossConfig
 from iris_wm.losses.world_model import WorldModelLossConfig
@@ -146,11 +147,12 @@ class RunConfig:
                 f"env.resolution: got {self.env.resolution}, expected tokenizer.autoencoder.resolution "
                 f"({self.tokenizer.autoencoder.resolution})"
             )
-        longest = self.world_model.context_steps - 1
+        longest = max_past(self.world_model)
         if self.imagination.context == "burn_in" and self.imagination.burn_in > longest:
             raise ValueError(
                 f"imagination.burn_in: got {self.imagination.burn_in}, expected at most {longest} "
-                f"(world_model.context_steps - 1) where imagination.context is burn_in"
+                f"(what fits into world_model.context_steps: {self.world_model.context_steps} before the current "
+                f"frame and the next) where imagination.context is burn_in"
             )
 
     def agent_config(self, num_actions: int) -> AgentConfig:
