@@ -27,7 +27,8 @@ class GameAsDream:
     """A `Dream` whose world model is the real game; tokens are the mean brightness of 16 patches.
 
     Temperature adds noise of that share to the frame, so that it can be seen to act. The real game is the
-    same one without noise. Every snapshot is kept, so steps back are exact.
+    same one without noise. Every snapshot is kept, so steps back are exact. It ends at `last_step`, and every step
+    takes `slow` seconds longer than need be.
     """
 
     codebook_size = 512
@@ -37,6 +38,7 @@ class GameAsDream:
         self.env, self.title, self.temperature = env, title, 0.0
         self.calls: list[tuple[str, Any]] = []
         self.slow = 0.0
+        self.last_step = 10**9
         self._history: list[tuple[DreamFrame, dict]] = []
         self._generator = np.random.default_rng(0)
 
@@ -61,6 +63,7 @@ class GameAsDream:
         chosen = int(self._generator.integers(len(self.action_names))) if action is None else action
         observation, reward, terminated, truncated, _ = self.env.step(chosen)
         shown = self._frame(observation, before.step + 1, chosen, float(reward), terminated or truncated)
+        shown.is_over = shown.is_over or shown.step >= self.last_step
         self._history.append((shown, self.env.snapshot()))
         return shown
 
@@ -129,7 +132,7 @@ class Served:
 
 @pytest.fixture
 def breakout() -> GameAsDream:
-    return GameAsDream(make_env(EnvConfig(id="Breakout")))
+    return GameAsDream(make_env(EnvConfig(id="Breakout", terminal_on_life_loss=False)))
 
 
 @pytest.fixture

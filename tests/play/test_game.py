@@ -103,7 +103,7 @@ def test_back_pauses_and_takes_back_frame_and_return(game):
 
 
 def test_after_the_end_only_a_restart_or_a_step_back_goes_on(game):
-    game.command({"type": "player", "player": "agent"})
+    game.dream.last_step = 7
     while not game.is_over:
         game.tick()
     assert not game.has_work
