@@ -1,7 +1,7 @@
 """Plays whole episodes of the real game to measure the agent, and a random policy to compare with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -52,9 +52,9 @@ def evaluate(
     if num_episodes < 1:
         raise ValueError(f"episodes: got {num_episodes}, expected a positive number")
     num_envs = min(num_envs, num_episodes)
-    limit = min(env_config.max_emulator_frames_test, max_steps * env_config.frame_skip)
-    config = replace(env_config, max_emulator_frames_test=limit)
-    playing = [_Player(config, seed, range(i, num_episodes, num_envs)) for i in range(num_envs)]
+    playing = [
+        _Player(env_config, seed, range(i, num_episodes, num_envs), max_steps) for i in range(num_envs)
+    ]
     played: dict[int, tuple[float, int]] = {}
     state = agent.initial_state(num_envs) if agent else None
     step = 0
@@ -92,9 +92,9 @@ def evaluate(
 class _Player:
     """One environment and the numbers of the episodes it has to play."""
 
-    def __init__(self, config: EnvConfig, seed: int, episodes: range) -> None:
+    def __init__(self, config: EnvConfig, seed: int, episodes: range, max_steps: int) -> None:
         self.env = make_env(config, is_test=True)
-        self.seed = seed
+        self.seed, self.max_steps = seed, max_steps
         self.episodes = list(episodes)
         self._begin()
 
@@ -109,7 +109,7 @@ class _Player:
         observation, reward, terminated, truncated, _ = self.env.step(action)
         self.episode_return += float(reward)
         self.num_steps += 1
-        if not (terminated or truncated):
+        if not (terminated or truncated or self.num_steps >= self.max_steps):
             self.frame = torch.from_numpy(observation).permute(2, 0, 1).contiguous()
             return True
         played[self.episodes.pop(0)] = (self.episode_return, self.num_steps)

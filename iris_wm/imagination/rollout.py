@@ -129,7 +129,8 @@ class Imagination:
 
     def _roll_out(self, obs_tokens: Tensor, state: PolicyState, past: list[tuple[Tensor, Tensor]]) -> Rollout:
         env = self.token_env
-        env.reset(obs_tokens, env.seed, past)
+        with torch.autocast(env.device.type, enabled=False):
+            env.reset(obs_tokens, env.seed, past)
         self._action_draw.fill_(2**40)  # a stream of draws that the environment never reaches
         first_state = state
         columns: dict[str, list[Tensor]] = {
@@ -140,7 +141,8 @@ class Imagination:
             output, state = self.actor_critic(inputs, state)
             actions = iris_kernels.sample_tokens(output.action_logits.float(), env.seed, self._action_draw)
             self._action_draw.add_(1)
-            step = env.step(actions, should_predict_frame=t + 1 < self.config.horizon)
+            with torch.autocast(env.device.type, enabled=False):  # its dtype is fixed by the cache
+                step = env.step(actions, should_predict_frame=t + 1 < self.config.horizon)
             row = (inputs, obs_tokens, actions, step.rewards, step.terminations)
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)

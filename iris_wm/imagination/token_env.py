@@ -136,7 +136,9 @@ class TokenEnv:
         else:  # the current frame's last token, the action, the next frame
             needed = 2 + (layout.tokens_per_frame if should_predict_frame else 0)
         if self._num_cached + needed > layout.max_tokens:
-            kept = layout.context_steps // 2 if self.sampling.context_overflow == "slide" else 0
+            kept = 0
+            if self.sampling.context_overflow == "slide":
+                kept = min(layout.context_steps // 2, max_past(self.world_model.config))
             self._refill(self._obs_tokens, self._past[len(self._past) - kept :])
         if self.sampling.context_overflow == "slide":
             self._past.append((self._obs_tokens.clone(), actions))

@@ -58,6 +58,7 @@ def actor_critic_loss(
         actions: (B, T) int64; rewards: (B, T) float; terminations: (B, T) bool; as imagined.
         config: returns and weights.
     """
+    action_logits, values = action_logits.float(), values.float()
     with torch.no_grad():
         returns = lambda_returns(rewards, values, terminations, config.gamma, config.lambda_)[:, :-1]
         advantages = returns - values[:, :-1]

@@ -43,9 +43,11 @@ def world_model_loss(
     """
     config = config or WorldModelLossConfig()
     rows, labels = world_model.observation_targets(obs_tokens.masked_fill(~is_real.unsqueeze(-1), IGNORED))
-    observation_loss = F.cross_entropy(
-        output.observation_logits[:, rows].flatten(0, 1).float(), labels.flatten()
+    summed = F.cross_entropy(
+        output.observation_logits[:, rows].flatten(0, 1).float(), labels.flatten(), reduction="sum"
     )
+    # In a small batch every piece may be a single step, whose next frame is not known.
+    observation_loss = summed / (labels != IGNORED).sum().clamp_min(1)
     reward_labels = (rewards.sign() + 1).long()
     reward_loss = _event_loss(output.reward_logits, reward_labels, is_real, rewards != 0, config)
     termination_loss = _event_loss(
