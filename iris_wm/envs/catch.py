@@ -115,4 +115,5 @@ class CatchEnv(gymnasium.Env):
         return frame
 
 
-gymnasium.register("iris_wm/Catch-v0", entry_point="iris_wm.envs.catch:CatchEnv")
+if "iris_wm/Catch-v0" not in gymnasium.registry:
+    gymnasium.register("iris_wm/Catch-v0", entry_point="iris_wm.envs.catch:CatchEnv")
