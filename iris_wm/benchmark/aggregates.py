@@ -86,7 +86,8 @@ def sample_efficiency(method: Method, games: list[str]) -> SampleEfficiency | No
         return None
     first = max(result.curve[0].env_steps for result in runs)
     last = min(result.curve[-1].env_steps for result in runs)
-    steps = sorted({p.env_steps for result in runs for p in result.curve if first <= p.env_steps <= last})
+    curves = [(result.game, curve_of(result)) for result in runs]
+    steps = sorted({step for _, curve in curves for step in curve if first <= step <= last})
     if not steps:
         return None
     if len(steps) > _MAX_POINTS:
@@ -94,16 +95,18 @@ def sample_efficiency(method: Method, games: list[str]) -> SampleEfficiency | No
     means, iqms = [], []
     for step in steps:
         by_game: dict[str, list[float]] = {game: [] for game in games}
-        for result in runs:
-            by_game[result.game].append(float(normalize(result.game, _return_at(result, step))))
+        for game, curve in curves:
+            reached = max(at for at in curve if at <= step)
+            by_game[game].append(float(normalize(game, curve[reached])))
         table = scores.score_table(by_game)
         means.append(_with_interval(table, scores.mean))
         iqms.append(_with_interval(table, scores.iqm_over_runs))
     return SampleEfficiency(np.array(steps, dtype=np.float64), np.array(means), np.array(iqms))
 
 
-def _return_at(result: RunResult, env_steps: int) -> float:
-    return [point.mean_return for point in result.curve if point.env_steps <= env_steps][-1]
+def curve_of(result: RunResult) -> dict[int, float]:
+    """Env steps -> mean return; where several evaluations had the same env steps, the last one."""
+    return {point.env_steps: point.mean_return for point in result.curve}
 
 
 def _with_interval(table: scores.Array, statistic: scores.Statistic) -> tuple[float, float, float]:

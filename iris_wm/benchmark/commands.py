@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from iris_wm.benchmark.jobs import EVALUATE, FIT, Plan, State, find_preset, inspect
+from iris_wm.benchmark.jobs import EVALUATE, FIT, Plan, State, inspect
+from iris_wm.benchmark.presets import find_preset, planned_env_steps
 from iris_wm.benchmark.process import Limits
 from iris_wm.benchmark.progress import ProgressView, failures, job_table, summary
 from iris_wm.benchmark.projection import project
-from iris_wm.benchmark.protocol import ENV_STEPS, EPISODES
+from iris_wm.benchmark.protocol import EPISODES
 from iris_wm.benchmark.runners import RUNNERS, run_local, run_ray, run_submitit
 from iris_wm.config_file import parse_value
 from iris_wm.evaluation.published import games as all_games
@@ -31,7 +32,7 @@ def atari100k(
     runner_options: Mapping[str, Any] | None = None,
     dry_run: bool = False,
     hours_per_job: float | None = None,
-    env_steps: int = ENV_STEPS,
+    env_steps: int | None = None,
     episodes: int = EPISODES,
     overrides: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008 (immutable)
@@ -45,8 +46,9 @@ def atari100k(
     folder (default: runs/atari100k-PRESET); running again with the same one goes on. runner: one of `RUNNERS`.
     workers: jobs at once. gpus: of the local runner, see `runners.run_local`. runner_options: of submitit's
     executor, or {"gpus_per_job": 0.5} for Ray. dry_run: only print the jobs, with hours and disk.
-    env_steps, episodes: less than the protocol's makes a test of the machinery, not a benchmark. overrides:
-    further arguments of `iris-wm fit`. Raises ValueError for a wrong argument or a folder of other settings.
+    env_steps: that a finished run has (default: what the preset says). episodes: of the final evaluation; less
+    of either than the protocol's makes a test of the machinery, not a benchmark. overrides: further arguments of
+    `iris-wm fit`. Raises ValueError for a wrong argument or a folder of other settings.
     """
     console = console or Console()
     if runner not in RUNNERS:
@@ -63,7 +65,7 @@ def atari100k(
         config=config,
         games=chosen,
         seeds=tuple(seeds),
-        env_steps=env_steps,
+        env_steps=planned_env_steps(config, overrides, chosen[0]) if env_steps is None else env_steps,
         episodes=episodes,
         overrides=tuple(overrides),
         fit=tuple(fit),
@@ -168,9 +170,6 @@ def add_atari100k(commands: Any) -> None:
     )
     parser.add_argument("--hours-per-job", type=float, metavar="H", help="for the projection")
     parser.add_argument(
-        "--env-steps", type=int, default=ENV_STEPS, metavar="N", help="less is a test, no benchmark"
-    )
-    parser.add_argument(
         "--episodes", type=int, default=EPISODES, metavar="N", help="less is a test, no benchmark"
     )
     parser.add_argument("--restarts", type=int, default=3, metavar="N", help="of a job that died by accident")
@@ -216,7 +215,6 @@ def _run_atari100k(arguments: argparse.Namespace) -> int:
         runner_options={key: parse_value(value) for key, value in arguments.runner_option or []},
         dry_run=arguments.dry_run,
         hours_per_job=arguments.hours_per_job,
-        env_steps=arguments.env_steps,
         episodes=arguments.episodes,
         overrides=overrides,
         limits=Limits(restarts=arguments.restarts),

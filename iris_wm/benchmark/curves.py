@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from iris_wm.benchmark.aggregates import Aggregates, Estimate, SampleEfficiency
+from iris_wm.benchmark.aggregates import Aggregates, Estimate, SampleEfficiency, curve_of
 from iris_wm.benchmark.methods import Comparison
 from iris_wm.benchmark.style import SOFT, TEXT, grid_of_axes, looks, new_figure
 from iris_wm.evaluation.published import published
@@ -31,17 +31,16 @@ def plot_game_curves(comparison: Comparison) -> Figure | None:
     for ax in panels[len(comparison.games) :]:
         ax.set_visible(False)
     for ax, game in zip(panels, comparison.games, strict=False):
-        reached = []
+        reached: list[float] = []
         for method in comparison.own:
             style = look[method.name]
-            curves = [result.curve for result in method.results if result.game == game and result.curve]
+            curves = [curve_of(result) for result in method.results if result.game == game and result.curve]
             for curve in curves:
-                returns = [point.mean_return for point in curve]
-                reached += returns
-                ax.plot([p.env_steps for p in curve], returns, color=style.color, linewidth=0.8, alpha=0.45)
-            shared = sorted(set.intersection(*({p.env_steps for p in c} for c in curves))) if curves else []
+                reached += curve.values()
+                ax.plot(list(curve), list(curve.values()), color=style.color, linewidth=0.8, alpha=0.45)
+            shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
             if shared:
-                values = np.array([[p.mean_return for p in c if p.env_steps in set(shared)] for c in curves])
+                values = np.array([[curve[step] for step in shared] for curve in curves])
                 ax.plot(shared, values.mean(axis=0), color=style.color, linewidth=2.0)
                 ax.fill_between(
                     shared, values.min(axis=0), values.max(axis=0), color=style.color, alpha=0.14, linewidth=0

@@ -18,7 +18,7 @@ FIT = (
 )
 EVALUATE = (
     *("{python}", "-m", "iris_wm", "evaluate", "{run}"),
-    *("--episodes", "{episodes}", "--output", "{result}"),
+    *("--episodes", "{episodes}", "--preset", "{preset}", "--output", "{result}"),
 )
 
 
@@ -56,7 +56,7 @@ class Plan:
     """A benchmark: games x seeds with one preset, below the folder `output`.
 
     config: the preset's YAML file. env_steps, episodes: what a finished run must have. fit, evaluate: the
-    commands of a job; {python}, {config}, {run}, {result}, {game}, {seed}, {episodes} and {env_steps} are
+    commands of a job; {python}, {config}, {preset}, {run}, {result}, {game}, {seed}, {episodes} and {env_steps} are
     filled in. overrides: further arguments of `fit`, as on its command line.
     """
 
@@ -78,7 +78,7 @@ class Plan:
                 raise ValueError(f"{name}: got {list(values)}, expected one or more, each once")
         if not 1 <= self.env_steps <= ENV_STEPS:
             raise ValueError(
-                f"env_steps: got {self.env_steps}, expected 1 to {ENV_STEPS}, the protocol's limit"
+                f"env_steps: got {self.env_steps}, expected 1 to {ENV_STEPS}: Atari 100k allows no more"
             )
         if self.episodes < 1:
             raise ValueError(f"episodes: got {self.episodes}, expected 1 or more")
@@ -173,21 +173,3 @@ def inspect(job: Job, plan: Plan) -> Status:
             State.HALF_DONE, f"evaluated on {result.evaluation.episodes} of {plan.episodes} episodes"
         )
     return Status(State.DONE)
-
-
-def find_preset(name: str) -> tuple[str, Path]:
-    """A preset's name and file from a path, or from a name below `configs/` ("demo", "atari100k/iris").
-
-    Looked for from here and beside the package. Raises ValueError listing the places.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        return path.stem, path.resolve()
-    roots = [Path.cwd() / "configs", Path(__file__).resolve().parents[2] / "configs"]
-    for root in roots:
-        for candidate in (root / f"{name}.yaml", root / "atari100k" / f"{name}.yaml"):
-            if candidate.is_file():
-                return candidate.stem, candidate
-    raise ValueError(
-        f"preset: got {name!r}, expected a YAML file, or a name below {' or '.join(map(str, roots))}"
-    )

@@ -139,6 +139,7 @@ class JobProcess:
         values = {
             "python": sys.executable,
             "config": str(self._plan.recorded_config),
+            "preset": self.job.preset,
             "run": str(self.job.run),
             "result": str(self.job.result_file),
             "game": self.job.game,

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from iris_wm.benchmark.jobs import Job, Plan
 from iris_wm.benchmark.process import DEFAULT_LIMITS, JobProcess, Limits, Outcome, run_job
 
+_MAX_TIMEOUTS = 1000  # time limits that one Slurm task may reach; submitit's own limit is 3
+
 RUNNERS = ("local", "slurm", "submitit-local", "ray")
 
 
@@ -89,7 +91,9 @@ def run_submitit(
     time limit saves, is queued again by submitit and goes on.
     """
     submitit = _require("submitit", "pip install 'iris-wm[sweep]'")
-    executor = submitit.AutoExecutor(folder=plan.output / "submitit", cluster=cluster)
+    executor = submitit.AutoExecutor(
+        folder=plan.output / "submitit", cluster=cluster, slurm_max_num_timeout=_MAX_TIMEOUTS
+    )
     options: dict[str, Any] = {"timeout_min": 24 * 60, "name": f"atari100k-{plan.preset}"}
     if cluster == "slurm":
         options |= {"slurm_array_parallelism": workers, "gpus_per_node": 1, "cpus_per_task": 4}

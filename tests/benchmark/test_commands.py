@@ -34,7 +34,12 @@ def text_of(console: Console) -> str:
 
 
 def test_a_dry_run_prints_130_jobs_with_hours_and_disk(config: Path, console: Console, tmp_path: Path):
-    assert atari100k(preset=str(tmp_path / "iris.yaml"), workers=8, dry_run=True, console=console) == 0
+    assert (
+        atari100k(
+            preset=str(tmp_path / "iris.yaml"), env_steps=100_000, workers=8, dry_run=True, console=console
+        )
+        == 0
+    )
     lines = text_of(console).splitlines()
     assert sum("missing" in line and "-seed" in line for line in lines) == 130
     assert "130 jobs (26 games x 5 seeds): 130 missing" in lines

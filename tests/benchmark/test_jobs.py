@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iris_wm.benchmark.jobs import Plan, State, find_preset, inspect
+from iris_wm.benchmark.jobs import Plan, State, inspect
 from iris_wm.benchmark.process import run_job
 
 MakePlan = Callable[..., Plan]
@@ -98,15 +98,3 @@ def test_a_folder_belongs_to_one_benchmark(make_plan: MakePlan):
 def test_wrong_plans(make_plan: MakePlan, fields: dict, message: str):
     with pytest.raises(ValueError, match=message):
         make_plan(**fields)
-
-
-def test_presets_are_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "configs" / "atari100k").mkdir(parents=True)
-    for name in ("demo_here", "atari100k/paper_here"):
-        (tmp_path / "configs" / f"{name}.yaml").write_text("")
-    monkeypatch.chdir(tmp_path)
-    assert find_preset("demo_here") == ("demo_here", tmp_path / "configs/demo_here.yaml")
-    assert find_preset("paper_here")[0] == find_preset("atari100k/paper_here")[0] == "paper_here"
-    assert find_preset("configs/demo_here.yaml") == ("demo_here", tmp_path / "configs/demo_here.yaml")
-    with pytest.raises(ValueError, match="preset: got 'nothing', expected a YAML file, or a name below"):
-        find_preset("nothing")

@@ -120,6 +120,12 @@ def test_curves_of_different_lengths_are_shown_where_all_have_points(done: Plan)
     efficiency = sample_efficiency(comparison.methods[0], comparison.games)
     assert efficiency is not None
     assert efficiency.env_steps.tolist() == [40_000, 60_000, 80_000]
+    change(
+        path, curve=[curve[1], curve[1] | {"mean_return": 0.0}, curve[3]]
+    )  # training went on without playing
+    again = sample_efficiency(compare([done.output]).methods[0], comparison.games)
+    assert again is not None
+    assert again.mean[0, 0] < efficiency.mean[0, 0]
     change(path, curve=[])
     comparison = compare([done.output])
     assert sample_efficiency(comparison.methods[0], comparison.games) is None
