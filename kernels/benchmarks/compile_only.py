@@ -19,7 +19,7 @@ REGISTERS_PER_SM = 65536
 SHARED_PER_SM = {80: 167936, 86: 102400, 89: 102400, 90: 233472}
 THREADS_PER_SM = {80: 2048, 86: 1536, 89: 1536, 90: 2048}
 SHARED_RESERVED = 1024  # bytes the driver takes for each block
-_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class Resources(NamedTuple):
@@ -27,7 +27,7 @@ class Resources(NamedTuple):
 
     kernel: str
     registers: int  # a thread
-    stack: int  # bytes a thread; more than zero means spilled registers
+    spills: int  # instructions that store a register to the stack
     shared: int  # bytes a block
     num_warps: int
     blocks_per_sm: int
@@ -83,15 +83,18 @@ def compile_only(capability: int) -> Iterator[list[tuple[str, Any]]]:
         triton.runtime.driver._active = None
 
 
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([str(_TOOLS / tool), *arguments], check=True, capture_output=True, text=True).stdout
+
+
 def resources(name: str, compiled: Any, capability: int) -> Resources:
-    """Reads registers and stack from the machine code, instructions from the PTX."""
+    """Reads registers and spills from the machine code, instructions from the PTX."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        text = subprocess.check_output([str(_CUOBJDUMP), "--dump-resource-usage", file.name], text=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    assert found is not None, text
-    registers, stack = int(found[1]), int(found[2])
+        usage = _run("cuobjdump", "--dump-resource-usage", file.name)
+        spills = len(re.findall(r"\bSTL\b", _run("nvdisasm", "-c", file.name)))
+    registers = int(re.findall(r"REG:(\d+)", usage)[0])
     num_warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
     by_registers = REGISTERS_PER_SM // (max(8, (registers + 7) // 8 * 8) * 32 * num_warps)
     by_shared = SHARED_PER_SM[capability] // (shared + SHARED_RESERVED)
@@ -100,5 +103,5 @@ def resources(name: str, compiled: Any, capability: int) -> Resources:
     wanted = {"wgmma": "wgmma.mma_async", "mma": "mma.sync", "cp.async": "cp.async"}
     instructions = "+".join(short for short, long in wanted.items() if long in ptx) or "-"
     return Resources(
-        name, registers, stack, shared, num_warps, min(by_registers, by_shared, by_threads, 32), instructions
+        name, registers, spills, shared, num_warps, min(by_registers, by_shared, by_threads, 32), instructions
     )

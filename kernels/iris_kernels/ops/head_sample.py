@@ -8,8 +8,9 @@ from torch import Tensor
 from iris_kernels.backend import runs_eagerly, shape_error, use_triton
 from iris_kernels.reference import head_sample as reference
 
-MAXIMUM_WIDTH = 1024
+MAXIMUM_WIDTH = 512
 MAXIMUM_HEAD_CODES = 1024
+MAXIMUM_FILTERED_HEAD_CODES = 512
 MAXIMUM_CODES = 8192
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -126,7 +127,7 @@ def head_sample(
     if (
         not torch.is_grad_enabled()
         and runs_eagerly(x)
-        and not use_triton("head_sample", x.device, _head_problem(x, w1, w2))
+        and not use_triton("head_sample", x.device, _head_problem(x, w1, w2, top_k, top_p))
     ):
         run = reference.head_sample  # type: ignore[assignment]
     tokens, next_x, logits = run(
@@ -197,12 +198,14 @@ def _sample_problem(logits: Tensor) -> str | None:
     return None
 
 
-def _head_problem(x: Tensor, w1: Tensor, w2: Tensor) -> str | None:
+def _head_problem(x: Tensor, w1: Tensor, w2: Tensor, top_k: int, top_p: float) -> str | None:
     if w1.dtype not in WEIGHT_DTYPES:
         return f"head_sample takes weights of float32, float16 or bfloat16, got {w1.dtype}"
-    if x.shape[2] > MAXIMUM_WIDTH or w2.shape[1] > MAXIMUM_HEAD_CODES:
+    is_filtered = top_k > 0 or top_p < 1.0
+    maximum = MAXIMUM_FILTERED_HEAD_CODES if is_filtered else MAXIMUM_HEAD_CODES
+    if x.shape[2] > MAXIMUM_WIDTH or w2.shape[1] > maximum:
         return (
-            f"head_sample takes widths up to {MAXIMUM_WIDTH} and up to {MAXIMUM_HEAD_CODES} codes, "
+            f"head_sample takes C <= {MAXIMUM_WIDTH} and V <= {maximum}{' with top_k or top_p' * is_filtered}, "
             f"got C={x.shape[2]}, V={w2.shape[1]}"
         )
     return None
@@ -226,7 +229,7 @@ def _head_sample(
     top_k: int,
     top_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if use_triton("head_sample", x.device, _head_problem(x, w1, w2)):
+    if use_triton("head_sample", x.device, _head_problem(x, w1, w2, top_k, top_p)):
         from iris_kernels.triton_kernels import head_sample as kernels
 
         return kernels.launch_head_sample(

@@ -48,7 +48,7 @@ def sample_tokens(
     if temperature == 0.0:
         return logits.argmax(dim=-1)
     if temperature != 1.0:
-        logits = logits / temperature
+        logits = logits * (1.0 / temperature)
     if top_k > 0 or top_p < 1.0:
         logits = filter_logits(logits, top_k, top_p)
     return (logits + gumbel_noise(*logits.shape, seed, step, stream)).argmax(dim=-1)

@@ -80,7 +80,7 @@ BLOCK_TABLE = {
         ("backward_q", 2, 16): Blocks(64, 64, 4, 2),
         ("backward_q", 2, 32): Blocks(64, 64, 4, 2),
         ("backward_q", 2, 64): Blocks(64, 64, 4, 2),
-        ("backward_q", 2, 128): Blocks(64, 64, 4, 2),
+        ("backward_q", 2, 128): Blocks(64, 32, 4, 2),
     },
 }
 

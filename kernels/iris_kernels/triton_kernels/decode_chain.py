@@ -71,7 +71,7 @@ ATTENTION_TABLE = {
     (4, 128, "few"): AttentionBlocks(16, 16, 16, 4, 2),
     (4, 16, "many"): AttentionBlocks(32, 32, 32, 4, 2),
     (4, 32, "many"): AttentionBlocks(32, 32, 32, 4, 2),
-    (4, 64, "many"): AttentionBlocks(32, 32, 32, 4, 2),
+    (4, 64, "many"): AttentionBlocks(16, 32, 16, 4, 2),
     (4, 128, "many"): AttentionBlocks(16, 16, 16, 4, 2),
 }
 

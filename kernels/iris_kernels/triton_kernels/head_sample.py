@@ -31,7 +31,7 @@ HEAD_TABLE = {
     (2, 256): HeadBlocks(16, 32, 4, 2),
     (2, 512): HeadBlocks(16, 32, 8, 2),
     (2, 1024): HeadBlocks(16, 16, 8, 2),
-    (4, 256): HeadBlocks(16, 16, 4, 2),
+    (4, 256): HeadBlocks(16, 16, 8, 2),
     (4, 512): HeadBlocks(16, 16, 8, 2),
     (4, 1024): HeadBlocks(16, 16, 8, 1),
 }
@@ -89,12 +89,12 @@ def _keep_top_p(logits, top_p, ROWS: tl.constexpr):
 
 @triton.jit
 def _draw(
-    logits, rows, seed, step, stream, temperature, top_k, top_p,
+    logits, rows, seed, step, stream, inverse_temperature, top_k, top_p,
     GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr,
 ):  # fmt: skip
     """A code a row from (ROWS, CODES) logits, -inf beyond the last code."""
     if not GREEDY:
-        logits = tl.div_rn(logits, tl.zeros_like(logits) + temperature)
+        logits *= inverse_temperature
         if TOP_K:
             logits = _keep_top_k(logits, top_k, ROWS)
         if TOP_P:
@@ -109,7 +109,7 @@ def head_sample(
     tokens, next_x, out_logits,
     x_group, x_row, ln_weight_group, ln_bias_group, w1_group, w1_row, b1_group, w2_group, w2_row, b2_group,
     table_group, table_row, place_group, place_row,
-    num_rows, num_positions, eps, temperature, top_k, top_p,
+    num_rows, num_positions, eps, inverse_temperature, top_k, top_p,
     C: tl.constexpr, BC: tl.constexpr, H: tl.constexpr, V: tl.constexpr, BV: tl.constexpr,
     GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     ROWS: tl.constexpr, HIDDEN: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
@@ -157,9 +157,9 @@ def head_sample(
     real = (rows[:, None] < num_rows) & (codes[None, :] < V)
     tl.store(out_logits + row_64[:, None] * V + codes[None, :], logits, mask=real)
     logits = tl.where(codes[None, :] < V, logits, float("-inf"))
-    token = _draw(logits, row, seed, step, 0, temperature, top_k, top_p, GREEDY, TOP_K, TOP_P, ROWS, BV).to(
-        tl.int64
-    )
+    token = _draw(
+        logits, row, seed, step, 0, inverse_temperature, top_k, top_p, GREEDY, TOP_K, TOP_P, ROWS, BV
+    ).to(tl.int64)
     tl.store(tokens + row_64, token, mask=rows < num_rows)
 
     place = tl.minimum(tl.maximum(tl.load(position), 0), num_positions - 1).to(tl.int64)
@@ -173,7 +173,7 @@ def head_sample(
 
 @triton.jit(do_not_specialize=["num_rows", "top_k", "stream"])
 def sample_tokens(
-    logits, seed, step, tokens, row_stride, num_rows, stream, temperature, top_k, top_p,
+    logits, seed, step, tokens, row_stride, num_rows, stream, inverse_temperature, top_k, top_p,
     V: tl.constexpr, BV: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -184,8 +184,14 @@ def sample_tokens(
     at = logits + rows.to(tl.int64)[:, None] * row_stride + codes[None, :]
     values = tl.load(at, mask=real, other=0.0).to(tl.float32)
     values = tl.where(codes[None, :] < V, values, float("-inf"))
-    token = _draw(values, rows, seed, step, stream, temperature, top_k, top_p, GREEDY, TOP_K, TOP_P, ROWS, BV)
+    token = _draw(
+        values, rows, seed, step, stream, inverse_temperature, top_k, top_p, GREEDY, TOP_K, TOP_P, ROWS, BV
+    )
     tl.store(tokens + rows, token.to(tl.int64), mask=rows < num_rows)
+
+
+def _inverse(temperature: float) -> float:
+    return 1.0 / temperature if temperature > 0.0 else 1.0
 
 
 def launch_head_sample(
@@ -221,7 +227,7 @@ def launch_head_sample(
         tokens, next_x, logits,
         *x.stride()[:2], ln_weight.stride(0), ln_bias.stride(0), *w1.stride()[:2], b1.stride(0),
         *w2.stride()[:2], b2.stride(0), *table.stride()[:2], *position_embedding.stride()[:2],
-        rows, position_embedding.shape[1], LN_EPS, temperature, top_k, top_p,
+        rows, position_embedding.shape[1], LN_EPS, _inverse(temperature), top_k, top_p,
         C=width, BC=padded_width, H=hidden, V=codes, BV=padded_codes,
         GREEDY=temperature == 0.0, TOP_K=0 < top_k < codes, TOP_P=top_p < 1.0,
         ROWS=blocks.rows, HIDDEN=blocks.hidden,
@@ -247,7 +253,7 @@ def launch_sample_tokens(
     padded = next_power_of_two(codes)
     rows_a_program = max(1, min(16, SAMPLED_NUMBERS // padded))
     sample_tokens[(triton.cdiv(rows, rows_a_program),)](
-        logits, seed, step, tokens, logits.stride(0), rows, stream, temperature, top_k, top_p,
+        logits, seed, step, tokens, logits.stride(0), rows, stream, _inverse(temperature), top_k, top_p,
         V=codes, BV=padded, GREEDY=temperature == 0.0, TOP_K=0 < top_k < codes, TOP_P=top_p < 1.0,
         ROWS=rows_a_program, num_warps=4 if padded <= 2048 else 8, **COMPILER_OPTIONS,
     )  # fmt: skip

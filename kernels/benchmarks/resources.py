@@ -1,0 +1,184 @@
+"""Compiles every kernel and block-table entry for sm_80 and sm_90 and writes what each takes; needs no GPU.
+
+python kernels/benchmarks/resources.py            # print the table
+python kernels/benchmarks/resources.py --write    # put it into kernels/README.md
+python kernels/benchmarks/resources.py --json PATH
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+import triton
+from compile_only import SHARED_LIMITS, Resources, compile_only, resources
+from iris_kernels.triton_kernels import attention, decode_chain, group_norm_silu, head_sample
+from torch import Tensor
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- resources: begin -->", "<!-- resources: end -->"
+TARGETS = (80, 90)
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Case = tuple[str, Callable[[], object]]
+
+
+def _attention_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
+    seed = torch.zeros(1, dtype=torch.int64)
+    plain, full = ("causal", 0, 0.0), ("parallel", 17, 0.1)
+    for size, (mask, step, dropout) in ((16, plain), (32, full), (64, plain), (64, full), (128, full)):
+        q = torch.empty(2, 330, 4, size, dtype=dtype).transpose(1, 2)
+        statistics = torch.empty(2, 4, 330)
+        options = (mask, step, False, dropout, seed if dropout else None)
+        label = f"{name} D={size} {mask}{' dropout' if dropout else ''}"
+
+        def forward(q: Tensor = q, options: tuple = options, statistics: Tensor = statistics) -> object:
+            return attention.launch_forward(q, q, q, *options, q, statistics)
+
+        def backward(q: Tensor = q, options: tuple = options, statistics: Tensor = statistics) -> object:
+            return attention.launch_backward(q, q, q, q, q, statistics, *options, (q, q, q))
+
+        yield label, forward
+        yield label, backward
+
+
+def _decode_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
+    for width, rows in ((256, 64), (256, 1024), (512, 64)):
+        for activation, outputs in (("none", 3 * width), ("gelu", 4 * width)):
+            x, norm = torch.empty(2, rows, width), torch.empty(2, width)
+            weight, bias = torch.empty(2, outputs, width, dtype=dtype), torch.empty(2, outputs)
+            out = torch.empty(2, rows, outputs, dtype=dtype)
+            yield (
+                f"{name} M={rows} {width}->{outputs}{' gelu' if activation == 'gelu' else ''}",
+                lambda a=(x, norm, norm, weight, bias, activation, out): decode_chain.launch_ln_linear(*a),
+            )
+        for inputs in (width, 4 * width):
+            x = torch.empty(2, rows, inputs, dtype=dtype)
+            weight, bias = torch.empty(2, width, inputs, dtype=dtype), torch.empty(2, width)
+            residual = torch.empty(2, rows, width)
+            yield (
+                f"{name} M={rows} {inputs}->{width}",
+                lambda a=(x, weight, bias, residual, residual): decode_chain.launch_linear_residual(*a),
+            )
+    position = torch.zeros(1, dtype=torch.int32)
+    for size, new in itertools.product((16, 32, 64, 128), (1, 33)):
+        qkv = torch.empty(2, 3, new, 3 * 4 * size, dtype=dtype)
+        cache = torch.empty(2, 3, 4, 340, size, dtype=dtype)
+        out = torch.empty(2, 3, new, 4 * size, dtype=dtype)
+        yield (
+            f"{name} D={size} n={new}",
+            lambda a=(qkv, cache, cache, position, new, False, out): decode_chain.launch_decode_attention(*a),
+        )
+
+
+def _head_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
+    number = torch.zeros(1, dtype=torch.int64)
+    cuts = ((1.0, 0, 1.0), (0.9, 50, 0.9))
+    plain, cut_off = cuts
+    shapes = ((256, 256, plain), (256, 512, plain), (512, 512, cut_off), (512, 1024, plain))
+    for width, codes, cut in shapes:
+        groups, rows = 2, 64
+        weights = [
+            torch.empty(groups, *shape, dtype=dtype)
+            for shape in ((width,), (width,), (width, width), (width,), (codes, width), (codes,))
+        ]
+        table = torch.empty(groups, codes, width, dtype=dtype)
+        outputs = (
+            torch.empty(groups, rows, dtype=torch.int64),
+            torch.empty(groups, rows, width),
+            torch.empty(groups, rows, codes),
+        )
+        x, position = torch.empty(groups, rows, width), torch.zeros(1, dtype=torch.int32)
+        yield (
+            f"{name} C={width} V={codes}{' top-k top-p' if cut[1] else ''}",
+            lambda a=(x, *weights, table, table, position, number, number, *cut, *outputs): (
+                head_sample.launch_head_sample(*a)
+            ),
+        )
+    for codes, cut in itertools.product((512, 8192), cuts):
+        logits, tokens = torch.empty(64, codes, dtype=dtype), torch.empty(64, dtype=torch.int64)
+        yield (
+            f"{name} V={codes}{' top-k top-p' if cut[1] else ''}",
+            lambda a=(logits, number, number, *cut, 0, tokens): head_sample.launch_sample_tokens(*a),
+        )
+
+
+def _group_norm_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
+    for channels in (64, 128, 512):
+        x = torch.empty(2, channels, 64, 64, dtype=dtype).to(memory_format=torch.channels_last)
+        weight, statistics = torch.empty(channels), torch.empty(2, 32)
+        label = f"{name} C={channels}"
+        yield label, lambda a=(x, weight, weight, 32, 1e-6, x): group_norm_silu.launch_forward(*a)
+        yield (
+            label,
+            lambda a=(x, x, weight, weight, statistics, statistics, 32, x): group_norm_silu.launch_backward(
+                *a
+            ),
+        )
+
+
+def cases() -> Iterator[Case]:
+    """Every kernel at every entry of its block table, as (label, launch)."""
+    for name, dtype in DTYPES.items():
+        for make in (_attention_cases, _decode_cases, _head_cases, _group_norm_cases):
+            yield from make(dtype, name)
+
+
+def measure(capability: int) -> dict[tuple[str, str], Resources]:
+    """By (kernel, label), for one target."""
+    found = {}
+    for label, launch in cases():
+        with compile_only(capability) as seen:
+            launch()
+        for kernel, compiled in seen:
+            found[kernel, label] = resources(kernel, compiled, capability)
+    return found
+
+
+def markdown(by_target: dict[int, dict[tuple[str, str], Resources]]) -> str:
+    """The table: registers a thread, spills, shared KB, thread blocks that fit on an SM, instructions."""
+    lines = [
+        f"Compiled by triton {triton.__version__}. For each target: registers a thread / spilling instructions / "
+        "shared KB a block / blocks on an SM / instructions.",
+        "",
+        "| kernel | shape | warps | " + " | ".join(f"sm_{target}" for target in TARGETS) + " |",
+        "|---|---|---|" + "---|" * len(TARGETS),
+    ]
+    for key in sorted(by_target[TARGETS[0]]):
+        entries = [by_target[target][key] for target in TARGETS]
+        cells = [
+            f"{e.registers} / {e.spills} / {e.shared / 1024:.1f} / {e.blocks_per_sm} / {e.instructions}"
+            for e in entries
+        ]
+        lines.append(f"| {key[0]} | {key[1]} | {entries[0].num_warps} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="replace the table in kernels/README.md")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    with ProcessPoolExecutor(len(TARGETS)) as pool:
+        by_target = dict(zip(TARGETS, pool.map(measure, TARGETS), strict=True))
+    table = markdown(by_target)
+    print(table)
+    if args.json:
+        flat = [
+            {"target": target, "label": label, **entry._asdict(), "shared_limit": SHARED_LIMITS[target]}
+            for target, entries in by_target.items()
+            for (_, label), entry in entries.items()
+        ]
+        args.json.write_text(json.dumps(flat, indent=1) + "\n")
+    if args.write:
+        text = README.read_text()
+        before, rest = text.split(BEGIN)
+        README.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()
