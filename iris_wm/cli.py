@@ -1,6 +1,7 @@
 """The command line: one function a command. Heavy imports wait until a command needs them."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,19 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--episodes", type=int, default=16, help="of the agent and of a random policy each")
     report.add_argument("--seed", type=int, default=0)
     report.set_defaults(run_command=_report)
+
+    play = commands.add_parser("play", help="play the dream in a browser", allow_abbrev=False)
+    play.add_argument("run", metavar="RUN")
+    play.add_argument("--port", type=int, default=8765, help="0 takes a free one (default: 8765)")
+    play.add_argument("--host", default="127.0.0.1", help="another address opens the page to the network")
+    play.add_argument(
+        "--name", action="append", default=[], help="a further name of this host; may be given again"
+    )
+    play.add_argument("--speed", type=float, default=15.0, help="frames a second, 1 to 60")
+    play.add_argument("--starts", type=int, default=16, help="real moments to start from")
+    play.add_argument("--seed", type=int, default=0)
+    play.add_argument("--open", action="store_true", help="open the browser")
+    play.set_defaults(run_command=_play)
 
     checkpoint = commands.add_parser("checkpoint", help="verify, list, prune, export", allow_abbrev=False)
     actions = checkpoint.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -246,6 +260,34 @@ def _report(options: argparse.Namespace, rest: list[str]) -> int:
             f"over {summary.num_episodes} episodes"
         )
     print(f"report: {path}")
+    return 0
+
+
+def _play(options: argparse.Namespace, rest: list[str]) -> int:
+    from iris_wm.envs import make_env
+    from iris_wm.play.agent_dream import AgentDream
+    from iris_wm.play.server import serve
+    from iris_wm.run import open_run
+
+    run = open_run(options.run)
+    dream = AgentDream(
+        run.agent,
+        make_env(run.config.env),
+        title=f"{run.config.env.id} dream",
+        num_starts=options.starts,
+        seed=options.seed,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(
+            dream,
+            host=options.host,
+            port=options.port,
+            names=options.name,
+            frames_per_second=options.speed,
+            seed=options.seed,
+            opens_browser=options.open,
+            announce=lambda line: print(line, flush=True),
+        )
     return 0
 
 
