@@ -83,7 +83,7 @@ def save_checkpoint(
     Raises ``ResourceError`` if there is no room for three times its size or a write fails; what was saved
     before is untouched then. ``ValueError`` names a value that cannot be saved.
     """
-    _check_step(run, step)
+    folder = _next_name(run, step)
     if score is not None and not math.isfinite(score):
         raise ValueError(f"score: expected a finite number or None, got {score}")
     files = {**agent_to_bytes(agent, agent_config), **_training_to_bytes(training)}
@@ -92,7 +92,7 @@ def save_checkpoint(
     if replay is not None:
         segments, new_segments = replay_segments.pack_new_steps(run.replay, segments, replay)
     _check_free_space(run.path, sum(map(len, [*files.values(), *new_segments.values()])))
-    staging = run.checkpoints / f"{durable.TEMPORARY}{checkpoint_name(step)}"
+    staging = run.checkpoints / f"{durable.TEMPORARY}{folder.name}"
     try:
         replay_segments.write_segments(run.replay, new_segments)
         manifest = Manifest(
@@ -113,7 +113,6 @@ def save_checkpoint(
         for name, data in {**files, MANIFEST_FILE: manifest.to_bytes()}.items():
             durable.write_file(staging / name, data)
         durable.sync_folder(staging)
-        folder = _free_name(run.checkpoints, step)
         durable.rename(staging, folder)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
@@ -186,11 +185,13 @@ def prune(run: RunFolder, keep_last: int = 2, *, damaged_too: bool = False) -> l
     return doomed
 
 
-def _check_step(run: RunFolder, step: int) -> None:
-    """A save below an existing one would be taken for an older state and pruned."""
+def _next_name(run: RunFolder, step: int) -> Path:
+    """The folder of the next save, which sorts after all others; no earlier name is used again."""
     newest = next(iter(list_checkpoints(run.path)), None)
-    if newest is not None and (order := checkpoint_order(newest)) and step < order[0]:
-        raise ValueError(f"step: expected at least {order[0]}, that of the newest checkpoint, got {step}")
+    newest_step, serial = (newest and checkpoint_order(newest)) or (-1, 0)
+    if step < newest_step:
+        raise ValueError(f"step: expected at least {newest_step}, that of the newest checkpoint, got {step}")
+    return run.checkpoints / checkpoint_name(step, serial + 1 if step == newest_step else 0)
 
 
 def _training_to_bytes(training: Any) -> dict[str, bytes]:
@@ -238,13 +239,6 @@ def _check_free_space(path: Path, size: int) -> None:
             f"{path}: expected {needed / 1e6:.0f} MB free, {FREE_SPACE_FACTOR} times what a checkpoint takes, "
             f"got {free / 1e6:.0f} MB; make room, the checkpoints saved so far are intact"
         )
-
-
-def _free_name(folder: Path, step: int) -> Path:
-    serial = 0
-    while os.path.lexists(path := folder / checkpoint_name(step, serial)):
-        serial += 1
-    return path
 
 
 def _unused(path: Path) -> Path:

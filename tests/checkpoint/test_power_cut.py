@@ -3,7 +3,7 @@
 The model is stricter than common file systems. Names in a folder are durable once the folder was synced;
 otherwise any number of its latest changes is lost, each folder for itself. Contents are durable once the file
 was synced; otherwise old contents, new ones, or zeros in their place may be found.
-IRIS_RELIABILITY_CUTS (default 3) sets how many outcomes are tried per call.
+IRIS_RELIABILITY_CUTS (default 1) sets how many outcomes are tried per call.
 """
 
 import operator
@@ -16,7 +16,7 @@ from pathlib import Path
 from iris_wm.checkpoint.folder import resume
 from iris_wm.checkpoint.run_folder import RunFolder
 
-CUTS = int(os.environ.get("IRIS_RELIABILITY_CUTS", "3"))
+CUTS = int(os.environ.get("IRIS_RELIABILITY_CUTS", "1"))
 
 
 class Node:
