@@ -1,1 +1,1 @@
-
+"""Published checkpoints of other implementations, in and out."""
