@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
+from iris_wm.imagination.token_env import SamplingConfig, TokenEnv, max_past
 from iris_wm.models.tokenizer import to_uint8
 
 
@@ -101,8 +101,7 @@ class DreamBatch:
         self.agent = agent
         self._env = TokenEnv(agent.world_model, num_dreams, sampling)
         layout = self._env.layout
-        # The frame to be predicted needs room too; its tokens enter one by one unless it is predicted at once.
-        self.max_past_steps = layout.context_steps - (1 if self._env.is_parallel else 2)
+        self.max_past_steps = max_past(agent.world_model.config)
         if num_kept_steps is None:
             num_kept_steps = 0 if sampling.context_overflow == "restart" else self.max_past_steps // 2
         if isinstance(num_kept_steps, bool) or not 0 <= num_kept_steps <= self.max_past_steps:

@@ -93,11 +93,13 @@ class _Dreaming:
 
     def check_actions(self, actions: Any, num: int, name: str) -> np.ndarray:
         """Actions as (num,) int64; ValueError for others."""
-        array = np.asarray(actions)
+        try:
+            array = np.asarray(actions)
+        except ValueError:  # rows of unequal lengths
+            array = np.empty(0)
         if array.dtype.kind not in "iu" or array.shape != (num,):
-            raise ValueError(
-                f"{name}: expected {num} integers of 0 to {self.num_actions - 1}, got {_short(actions)}"
-            )
+            what = "an integer" if name == "action" else f"{num} integers"
+            raise ValueError(f"{name}: got {_short(actions)}, expected {what} of 0 to {self.num_actions - 1}")
         if array.min() < 0 or array.max() >= self.num_actions:
             wrong = array[(array < 0) | (array >= self.num_actions)][0]
             raise ValueError(f"{name}: got {wrong}, expected 0 to {self.num_actions - 1}")
@@ -187,7 +189,7 @@ class DreamEnv(gymnasium.Env):
         """Dream what the action brings."""
         if self._is_over:
             raise ValueError("step: no dream is running; call reset first")
-        actions = self._dreaming.check_actions(np.asarray(action)[None], 1, "action")
+        actions = self._dreaming.check_actions([action], 1, "action")
         step = self._dreaming.batch.step(actions)
         self._num_steps += 1
         terminated = bool(step.terminations[0])
