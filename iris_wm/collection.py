@@ -19,6 +19,7 @@ class CollectionConfig:
     """Real experience; defaults are the paper's."""
 
     env_steps_per_epoch: int = 200
+    """Agent steps of every epoch but the first, all environments together."""
     num_envs: int = 1
     """Environments played in turn."""
     stop_after_epoch: int = 500

@@ -13,8 +13,11 @@ class ActorCriticLossConfig:
     """Returns and weights; defaults are the paper's."""
 
     gamma: float = 0.995
+    """Discount of a reward one step later."""
     lambda_: float = 0.95
+    """0: one-step returns; 1: whole imagined returns."""
     entropy_weight: float = 0.001
+    """Of the policy's entropy, which keeps it from settling too early."""
     return_normalization: Literal["none", "batch"] = "none"
     """batch: advantages divided by the spread (95th - 5th percentile, at least 1) of the batch's returns."""
     stop_at_termination: bool = False

@@ -15,8 +15,11 @@ class WorldModelConfig:
     """The transformer and how it predicts a frame."""
 
     num_layers: int = 10
+    """Of the transformer."""
     num_heads: int = 4
+    """Of attention."""
     embed_dim: int = 256
+    """Width of the hidden states, all heads together."""
     context_steps: int = 20
     """Steps in the transformer's context."""
     dropout: float = 0.1

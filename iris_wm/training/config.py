@@ -23,12 +23,15 @@ class OptimizationConfig:
     start_after_epoch: int = 0
     """Epochs before its first training."""
     steps_per_epoch: int = 200
+    """Batches it learns from in an epoch."""
     first_epoch_steps: int = 0
     """Steps in its first epoch of training, where that should be more than steps_per_epoch; 0: the same."""
     batch_size: int = 64
     """Frames for the tokenizer, segments for the others."""
     learning_rate: float = 1e-4
+    """Of AdamW."""
     max_grad_norm: float = 10.0
+    """Gradients longer than this are scaled down to it."""
     weight_decay: float = 0.0
     """Decoupled, on the weights of linear layers only."""
 
@@ -50,6 +53,7 @@ class TrainingConfig:
     """Epochs, each of which collects and then trains the three networks in turn."""
 
     num_epochs: int = 600
+    """When the run is finished; a finished run goes on when it is raised."""
     tokenizer: OptimizationConfig = field(
         default_factory=lambda: OptimizationConfig(start_after_epoch=5, batch_size=256)
     )
@@ -60,6 +64,7 @@ class TrainingConfig:
     checkpoint_every_minutes: float = 5.0
     """Longest time between two checkpoints."""
     checkpoint_every_epochs: int = 10
+    """Most epochs between two checkpoints."""
     max_minutes: float = 0.0
     """Save and stop, resumable, after so many minutes in this process; 0: no limit."""
 
@@ -80,7 +85,9 @@ class EvaluationConfig:
     every_epochs: int = 5
     """0: never during training."""
     num_episodes: int = 16
+    """Whole games."""
     num_envs: int = 8
+    """Played side by side."""
     temperature: float = 0.5
     """Of the policy; the paper's."""
     max_steps: int = 27000
@@ -101,7 +108,9 @@ class TrainerConfig:
     """What Lightning's Trainer is told."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: a GPU where there is one."""
     devices: int = 1
+    """More than one train together (DDP)."""
     precision: Literal["32", "bf16"] = "32"
     """bf16: networks run under bfloat16 autocast, the quantizer's distances and all losses stay float32."""
     num_threads: int = 0
@@ -128,6 +137,7 @@ class RunConfig:
     """Everything that defines a run."""
 
     seed: int = 0
+    """All randomness of the run follows from it."""
     env: EnvConfig = field(default_factory=EnvConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
