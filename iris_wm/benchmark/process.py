@@ -161,7 +161,7 @@ class JobProcess:
                 env=os.environ | self._environment,
                 start_new_session=True,
                 pass_fds=(self._lock.fileno(),) if self._lock and fcntl else (),
-                preexec_fn=_end_with_parent if _LIBC else None,
+                preexec_fn=_prepare_child if fcntl else None,
             )
 
     def _take_lock(self) -> bool:
@@ -235,6 +235,9 @@ def _fill(part: str, values: dict[str, str]) -> str:
     return part
 
 
-def _end_with_parent() -> None:
-    assert _LIBC is not None
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _prepare_child() -> None:
+    """In the new process: end with this one, and leave Slurm's warning signals, sent to all, to this one."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
