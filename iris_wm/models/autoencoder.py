@@ -28,6 +28,10 @@ class AutoencoderConfig:
     """Pixels folded into channels before the first convolution; 1 is the paper's, 4 is light enough for a CPU."""
 
     def __post_init__(self) -> None:
+        if not self.channel_multipliers or min(self.channel_multipliers) <= 0:
+            raise ValueError(
+                f"channel_multipliers: got {self.channel_multipliers}, expected positive integers, at least one"
+            )
         smallest = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
         if self.resolution <= 0 or self.patch_size <= 0 or self.resolution % smallest:
             raise ValueError(

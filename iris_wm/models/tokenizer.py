@@ -95,8 +95,8 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """(..., C, H, W) uint8 -> obs_tokens (..., K) int64."""
-        tokens = self.quantizer.encode(self.latents(frames.flatten(0, -4)))
-        return tokens.unflatten(0, frames.shape[:-3]) if frames.dim() != 4 else tokens
+        tokens = self.quantizer.encode(self.latents(frames.reshape(-1, *frames.shape[-3:])))
+        return tokens.reshape(*frames.shape[:-3], self.tokens_per_frame)
 
     @torch.no_grad()
     def decode(self, obs_tokens: Tensor) -> Tensor:
