@@ -90,9 +90,46 @@ def attention(
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
         visible = visibility(num_rows, mask, tokens_per_step, is_block_causal, q.device)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-    assert seed is not None
+    p, keep = _probabilities(q, k, mask, tokens_per_step, is_block_causal, dropout, seed)
+    return (p * keep).to(v.dtype) @ v
+
+
+def _probabilities(
+    q: Tensor,
+    k: Tensor,
+    mask: str,
+    tokens_per_step: int,
+    is_block_causal: bool,
+    dropout: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor | float]:
+    """Float32 probabilities (B, N, T, T) and what dropout multiplies them with: 0 or 1 / (1 - dropout)."""
+    num_rows = q.shape[-2]
     visible = visibility(num_rows, mask, tokens_per_step, is_block_causal, q.device)
     scores = (q @ k.transpose(-2, -1)).float() * (1.0 / math.sqrt(q.shape[-1]))
-    probabilities = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
-    keeps = dropout_keeps(q.shape[0] * q.shape[1], num_rows, dropout, seed).view(probabilities.shape)
-    return (probabilities * keeps * (1.0 / (1.0 - dropout))).to(v.dtype) @ v
+    p = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
+    if dropout == 0.0:
+        return p, 1.0
+    assert seed is not None
+    keeps = dropout_keeps(q.shape[0] * q.shape[1], num_rows, dropout, seed).view(p.shape)
+    return p, keeps * (1.0 / (1.0 - dropout))
+
+
+def attention_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: str,
+    tokens_per_step: int,
+    is_block_causal: bool,
+    dropout: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v written out, for use below autograd, where a custom op's kernels run."""
+    p, keep = _probabilities(q, k, mask, tokens_per_step, is_block_causal, dropout, seed)
+    dv = (p * keep).to(v.dtype).transpose(-2, -1) @ grad_out
+    dp = (grad_out @ v.transpose(-2, -1)).float() * keep
+    ds = p * (dp - (dp * p).sum(dim=-1, keepdim=True)) * (1.0 / math.sqrt(q.shape[-1]))
+    ds = ds.to(q.dtype)
+    return ds @ k, ds.transpose(-2, -1) @ q, dv

@@ -32,6 +32,10 @@ def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -
     return residual + product
 
 
+def _length_is_known(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def decode_attention(
     qkv: Tensor,
     k_cache: Tensor,
@@ -47,7 +51,8 @@ def decode_attention(
     heads = qkv.view(groups, batch, new, 3, num_heads, size).permute(3, 0, 1, 4, 2, 5)
     q, k, v = heads[0], heads[1], heads[2]
     rows = torch.arange(new, device=qkv.device)
-    if qkv.device.type == "cpu":
+    is_known = _length_is_known(qkv)
+    if is_known:
         start = int(position.item())
         length = start + new
         if not 0 <= start <= max_length - new:
@@ -66,7 +71,7 @@ def decode_attention(
     values = v_cache[:, :, :, :length].flatten(0, 2)
     q = q.reshape(-1, new, size)
     sees_all = new == 1 or num_context == 0 or (is_block_causal and num_context == new)
-    if sees_all and qkv.device.type == "cpu":
+    if sees_all and is_known:
         visible = None
     else:
         own = torch.full_like(rows, num_context) if is_block_causal else rows + 1
