@@ -1,5 +1,6 @@
 """A run folder, opened to look at: its config, its agent, where it stands."""
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,13 @@ from iris_wm.checkpoint.run_folder import CONFIG_FILE
 from iris_wm.checkpoint.verify import newest_verified
 from iris_wm.config_file import build_config, read_yaml
 from iris_wm.evaluation.evaluate import PlayedEpisodes
-from iris_wm.evaluation.result import CurvePoint, EvaluationRecord, RunResult, human_normalized_or_none
+from iris_wm.evaluation.result import (
+    DEVICE_SHARE_VARIABLE,
+    CurvePoint,
+    EvaluationRecord,
+    RunResult,
+    human_normalized_or_none,
+)
 from iris_wm.training.checkpoint_io import STATE_KEY
 from iris_wm.training.config import RunConfig
 from iris_wm.training.progress import RunProgress
@@ -76,7 +83,9 @@ def make_result(
             epsilon=0.0,
             sticky_actions=env.sticky,
             noop_max=env.noop_max,
-            max_emulator_frames=env.max_emulator_frames_test,
+            max_emulator_frames=min(
+                env.max_emulator_frames_test, run.config.evaluation.max_steps * env.frame_skip
+            ),
             life_loss_terminal=env.terminal_on_life_loss,
             resize=env.resize,
             seed=seed,
@@ -92,6 +101,7 @@ def make_result(
             )
             for point in run.progress.curve
         ],
+        device_share=float(os.environ.get(DEVICE_SHARE_VARIABLE, "1")),
     )
 
 

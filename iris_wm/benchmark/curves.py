@@ -26,7 +26,7 @@ def plot_game_curves(comparison: Comparison) -> Figure | None:
         return None
     columns = min(_COLUMNS, len(comparison.games))
     rows = math.ceil(len(comparison.games) / columns)
-    figure = new_figure(max(6.0, 2.35 * columns), 0.7 + 1.75 * rows)
+    figure = new_figure(14, 0.8 + (1.75 if columns == _COLUMNS else 2.6) * rows)
     panels = [ax for row in grid_of_axes(figure, rows, columns) for ax in row]
     for ax in panels[len(comparison.games) :]:
         ax.set_visible(False)
@@ -55,14 +55,7 @@ def plot_game_curves(comparison: Comparison) -> Figure | None:
         ax.yaxis.set_major_formatter(FuncFormatter(_short))
         ax.locator_params(nbins=4)
         ax.tick_params(labelsize=8, length=2)
-    if len(comparison.own) > 1:
-        lines = [
-            Line2D([], [], color=look[own.name].color, linewidth=2.5, label=own.name)
-            for own in comparison.own
-        ]
-        figure.legend(
-            handles=lines, loc="outside upper left", ncols=6, frameon=False, fontsize=9, labelcolor=TEXT
-        )
+    _legend(figure, comparison)
     figure.supxlabel("env steps", fontsize=9.5, color=SOFT)
     figure.supylabel("mean return", fontsize=9.5, color=SOFT)
     return figure
@@ -85,7 +78,7 @@ def plot_sample_efficiency(
     for ax, (title, field) in zip(grid_of_axes(figure, 1, 2)[0], panels, strict=True):
         for name, efficiency in efficiencies.items():
             value, low, high = getattr(efficiency, field).T
-            ax.plot(efficiency.env_steps, value, color=look[name].color, linewidth=2.4, label=name, marker="o",
+            ax.plot(efficiency.env_steps, value, color=look[name].color, linewidth=2.4, marker="o",
                     markersize=3)  # fmt: skip
             ax.fill_between(efficiency.env_steps, low, high, color=look[name].color, alpha=0.18, linewidth=0)
         others: list[tuple[float, str]] = []
@@ -110,9 +103,19 @@ def plot_sample_efficiency(
         ax.set_title(title, loc="left", fontsize=10.5, color=TEXT, fontweight="bold")
         ax.set_xlabel("env steps")
         ax.xaxis.set_major_formatter(FuncFormatter(_short))
-        ax.legend(loc="lower right", fontsize=9, edgecolor="none", framealpha=0.85)
     figure.axes[0].set_ylabel("human-normalised score")
+    _legend(figure, comparison)
     return figure
+
+
+def _legend(figure: Figure, comparison: Comparison) -> None:
+    look = looks(comparison.methods)
+    lines = [
+        Line2D([], [], color=look[own.name].color, linewidth=2.5, label=own.name) for own in comparison.own
+    ]
+    figure.legend(
+        handles=lines, loc="outside upper left", ncols=6, frameon=False, fontsize=9, labelcolor=TEXT
+    )
 
 
 def _short(value: float, _position: object = None) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from iris_wm.benchmark.jobs import Job, Plan
 from iris_wm.benchmark.process import DEFAULT_LIMITS, JobProcess, Limits, Outcome, run_job
+from iris_wm.evaluation.result import DEVICE_SHARE_VARIABLE
 
 _MAX_TIMEOUTS = 1000  # time limits that one Slurm task may reach; submitit's own limit is 3
 
@@ -155,13 +156,14 @@ def run_ray(
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     remote = ray.remote(run_job).options(num_gpus=gpus_per_job, num_cpus=1, max_retries=limits.restarts)
+    share = {DEVICE_SHARE_VARIABLE: str(gpus_per_job)} if gpus_per_job else {}
     waiting = list(reversed(jobs))
     running: dict[Any, Job] = {}
     outcomes = []
     while waiting or running:
         while waiting and len(running) < workers:
             job = waiting.pop()
-            running[remote.remote(job, plan, limits)] = job
+            running[remote.remote(job, plan, limits, share)] = job
             listener.started(job)
         for handle in ray.wait(list(running), timeout=0.2)[0]:
             job = running.pop(handle)
@@ -196,7 +198,7 @@ def worker_environment(worker: int, workers: int, gpus: list[str]) -> dict[str, 
         index = worker % len(gpus)
         sharing = len(range(index, workers, len(gpus)))
         environment["CUDA_VISIBLE_DEVICES"] = gpus[index]
-        environment["IRIS_WM_DEVICE_SHARE"] = str(1 / sharing)
+        environment[DEVICE_SHARE_VARIABLE] = str(1 / sharing)
     if "OMP_NUM_THREADS" not in os.environ:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     return environment

@@ -14,6 +14,7 @@ from iris_wm.evaluation.published import normalize
 
 FORMAT = 1
 RESULT_FILE = "result.json"
+DEVICE_SHARE_VARIABLE = "IRIS_WM_DEVICE_SHARE"  # set by the benchmark for runs that share a GPU
 
 
 @dataclass(frozen=True)
