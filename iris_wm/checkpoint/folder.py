@@ -118,7 +118,7 @@ def save_checkpoint(
         shutil.rmtree(staging, ignore_errors=True)
         _remove_unreferenced_segments(run)
         raise ResourceError(
-            f"checkpoint of step {step} in {run.path}: cannot be written: {error.strerror}"
+            f"checkpoint of step {step} in {run.path}: cannot be written: {error.strerror or error}"
         ) from None
     run.segments = tuple(segments)
     prune(run, keep_last)
@@ -181,7 +181,9 @@ def prune(run: RunFolder, keep_last: int = 2, *, damaged_too: bool = False) -> l
             durable.remove_folder(folder)
         _remove_unreferenced_segments(run)
     except OSError as error:
-        raise ResourceError(f"{run.checkpoints}: cannot remove old checkpoints: {error.strerror}") from None
+        raise ResourceError(
+            f"{run.checkpoints}: cannot remove old checkpoints: {error.strerror or error}"
+        ) from None
     return doomed
 
 
@@ -203,15 +205,16 @@ def _training_to_bytes(training: Any) -> dict[str, bytes]:
 def _read(folder: Path, manifest: Manifest, skipped: list[tuple[Path, str]]) -> Checkpoint:
     """The files of a verified checkpoint; each is hashed again, from the very bytes that are then used."""
 
-    def data(name: str) -> bytes:
+    def data(name: str, limit: int = durable.MAX_FILE_BYTES) -> bytes:
         if name not in manifest.files:
             raise DamagedCheckpoint(f"{folder / name}: missing in the manifest")
         entry = manifest.files[name]
-        return durable.read_file(folder / name, size=entry.size, sha256=entry.sha256)
+        return durable.read_file(folder / name, size=entry.size, sha256=entry.sha256, limit=limit)
 
     agent, agent_config = load_agent(folder)
     tensors = read_tensors(data(TRAINING_TENSORS), folder / TRAINING_TENSORS)
-    document = sealed_json.from_bytes(data(TRAINING_STRUCTURE), folder / TRAINING_STRUCTURE)
+    structure_bytes = data(TRAINING_STRUCTURE, sealed_json.MAX_BYTES)
+    document = sealed_json.from_bytes(structure_bytes, folder / TRAINING_STRUCTURE)
     try:
         training = tree.decode(tensors, document.get("structure"))
     except (ValueError, TypeError, RecursionError) as error:

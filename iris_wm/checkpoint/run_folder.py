@@ -93,7 +93,7 @@ class RunFolder:
         durable.write_file(probe, b"probe")
         probe.unlink()
         config = self.path / CONFIG_FILE
-        if config_yaml and (not config.exists() or config.read_text("utf-8") != config_yaml):
+        if config_yaml and (not config.exists() or config.read_bytes() != config_yaml.encode()):
             durable.replace_file(config, config_yaml.encode())
         return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
