@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from iris_wm.data.streams import stream_generator, stream_seed
 from iris_wm.envs.snapshot import Snapshot, SnapshotEnv
 from iris_wm.imagination.rollout import policy_inputs
 from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
-from iris_wm.models.actor_critic import PolicyState
-from iris_wm.models.tokenizer import to_uint8
 from iris_wm.play.dream import DreamFrame
 
+_Memory: TypeAlias = Any
+"""The policy's, as `Agent.initial_state` gives it and `Agent.act` returns it."""
 _LONGEST_START = 80
 _LONGEST_HISTORY = 1000
 
@@ -27,7 +28,7 @@ class _Start:
 
     frame: Tensor
     past: list[tuple[Tensor, Tensor]]
-    state: PolicyState
+    state: _Memory
     snapshot: Snapshot
 
 
@@ -37,7 +38,7 @@ class _Moment:
 
     shown: DreamFrame
     obs_tokens: Tensor
-    state: PolicyState
+    state: _Memory
     snapshot: Snapshot | None
 
 
@@ -69,6 +70,7 @@ class AgentDream:
         self._past: list[tuple[Tensor, Tensor]] = []
         self._moments: list[_Moment] = []
         self._generator = torch.Generator()
+        self._inputs: Tensor | None = None
         self._branch = 0
         self._play_seed = 0
 
@@ -93,7 +95,7 @@ class AgentDream:
         self._generator = stream_generator(seed, "play policy")
         obs_tokens = self.agent.tokenizer.encode(start.frame[None].to(self.agent.device))
         self._token_env.reset(obs_tokens, stream_seed(seed, "play"), self._past)
-        frame = to_uint8(self.agent.tokenizer.decode(obs_tokens))[0].cpu()
+        frame = self._picture(obs_tokens)
         shown = DreamFrame(
             frame=frame,
             tokens=obs_tokens[0].cpu(),
@@ -119,7 +121,9 @@ class AgentDream:
             raise ValueError("step: the dream is over; start again or step back")
         if action is not None and not 0 <= action < self.agent.num_actions:
             raise ValueError(f"action: got {action}, expected 0 to {self.agent.num_actions - 1}")
-        inputs = policy_inputs(self.agent.tokenizer, self.agent.actor_critic, now.obs_tokens)
+        inputs = self._inputs
+        if inputs is None:
+            inputs = policy_inputs(self.agent.tokenizer, self.agent.actor_critic, now.obs_tokens)
         output, state = self.agent.actor_critic(inputs, now.state)
         if action is None:
             shares = output.action_logits[0].float().cpu().softmax(-1)
@@ -129,7 +133,7 @@ class AgentDream:
         taken = torch.tensor([action], device=self.agent.device)
         step = env.step(taken, should_return_logits=True)
         assert step.observation_logits is not None
-        frame = to_uint8(self.agent.tokenizer.decode(step.obs_tokens))[0].cpu()
+        frame = self._picture(step.obs_tokens)
         logs = step.observation_logits[0].float().log_softmax(-1)
         shown = DreamFrame(
             frame=frame,
@@ -159,12 +163,19 @@ class AgentDream:
         if len(self._moments) > 1:
             self._moments.pop()
             self._branch += 1
+            self._inputs = None
             now = self._moments[-1]
             past = [*self._past, *self._pairs(self._moments[-self._token_env.layout.context_steps :])]
             self._token_env.reset(now.obs_tokens, stream_seed(self._play_seed, "play", self._branch), past)
             if now.snapshot is not None:
                 self.env.restore(now.snapshot)
         return self._moments[-1].shown
+
+    def _picture(self, obs_tokens: Tensor) -> Tensor:
+        """The frame (C, H, W) uint8 of tokens (1, K); kept as the policy's next input where it sees frames."""
+        decoded = self.agent.tokenizer.decode(obs_tokens)
+        self._inputs = decoded if self.agent.actor_critic.config.inputs == "frames" else None
+        return decoded[0].mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
 
     def _pairs(self, moments: list[_Moment]) -> list[tuple[Tensor, Tensor]]:
         """The frames of moments but the last, each with the action that led to the next, as the context wants them."""

@@ -9,7 +9,7 @@ from iris_wm.envs.config import EnvConfig
 from iris_wm.envs.make import make_env
 from iris_wm.models.actor_critic import ActorCriticConfig
 from iris_wm.models.autoencoder import AutoencoderConfig
-from iris_wm.models.tokenizer import TokenizerConfig
+from iris_wm.models.tokenizer import TokenizerConfig, to_uint8
 from iris_wm.models.world_model import WorldModelConfig
 from iris_wm.play import agent_dream
 from iris_wm.play.agent_dream import AgentDream
@@ -56,6 +56,7 @@ def test_the_first_frame_is_the_reconstruction_of_a_real_one(dream):
     first = dream.reset(0, 0)
     tokens = dream.agent.tokenizer.encode(first.real_frame[None])
     assert torch.equal(first.tokens, tokens[0])
+    assert torch.equal(first.frame, to_uint8(dream.agent.tokenizer.decode(tokens))[0])
     assert first.frame.shape == first.real_frame.shape == (3, 64, 64)
     assert first.frame.dtype == first.real_frame.dtype == torch.uint8
     assert (first.step, first.action, first.reward, first.is_over) == (0, None, 0.0, False)
