@@ -88,17 +88,14 @@ class LPIPS(nn.Module):
         state = _read_state(weights)
         self.features = vgg16(weights=None).features[: self._TAPS[-1] + 1]
         try:
-            self.features.load_state_dict(
-                {
-                    key.removeprefix("features."): value
-                    for key, value in state.items()
-                    if key.startswith("features.")
-                },
-                strict=False,
-            )
+            needed = (f"features.{key}" for key in self.features.state_dict())
+            self.features.load_state_dict({key.removeprefix("features."): state[key] for key in needed})
             self.linear = nn.ParameterList(state[f"lin{i}.model.1.weight"] for i in range(len(self._TAPS)))
         except (KeyError, RuntimeError) as error:
-            raise ValueError(f'perceptual_weights: "{weights}" is not LPIPS VGG16: {error}') from None
+            reason = (
+                f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
+            )
+            raise ValueError(f'perceptual_weights: "{weights}" is not LPIPS VGG16: {reason}') from None
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
@@ -121,8 +118,15 @@ class LPIPS(nn.Module):
 
 
 def _read_state(path: str) -> dict[str, Tensor]:
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each kind of damage has its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'perceptual_weights: cannot read "{path}": {reason}') from None
+    if not isinstance(state, dict):
+        raise ValueError(f'perceptual_weights: "{path}": expected a state dict, got {type(state).__name__}')
+    return state
