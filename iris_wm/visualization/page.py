@@ -81,7 +81,7 @@ def run_page(summary: RunSummary) -> str:
         '<p class="facts">' + "".join(f"<span>{_text(fact)}</span>" for fact in facts) + "</p></header>",
         _scores(summary),
         f"<section>{notes}</section>" if notes else "",
-        "".join(_figure(picture) for picture in summary.pictures),
+        "".join(figure(picture) for picture in summary.pictures),
         _durations(summary.seconds),
         _table("Parameters", [(name, f"{count:,}") for name, count in summary.num_parameters.items()]),
         _commands(summary.commands),
@@ -89,13 +89,18 @@ def run_page(summary: RunSummary) -> str:
         if summary.config
         else "",
     ]
+    return page(summary.title, sections)
+
+
+def page(title: str, sections: Sequence[str]) -> str:
+    """A whole self-contained page in our style: sections of HTML (empty ones are left out) under a title."""
     body = "\n".join(section for section in sections if section)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f"<title>{_text(summary.title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -116,14 +121,12 @@ def _scores(summary: RunSummary) -> str:
         cards.append(_return_card("Random policy", "random", summary.random_policy))
     if summary.agent is not None and summary.random_policy is not None:
         gain = summary.agent.mean - summary.random_policy.mean
-        cards.append(_card("Above random", f"{gain:+.4g}", "return, measured in this run", "gain"))
+        cards.append(card("Above random", f"{gain:+.4g}", "return, measured in this run", "gain"))
     if summary.human_normalized_score is not None:
         note = "0 % random, 100 % human"
         if summary.human_return is not None:
             note += f" ({summary.human_return:g})"
-        cards.append(
-            _card("Human-normalised", f"{100 * summary.human_normalized_score:.1f} %", note, "human")
-        )
+        cards.append(card("Human-normalised", f"{100 * summary.human_normalized_score:.1f} %", note, "human"))
     if not cards:
         return ""
     return f'<section class="cards">{"".join(cards)}</section>{_scale(summary)}'
@@ -164,17 +167,19 @@ def _return_card(name: str, kind: str, result: ReturnSummary) -> str:
     elif result.std is not None:
         notes.append(f"standard deviation {result.std:.4g}")
     notes.append(f"{result.num_episodes:,} episode{'' if result.num_episodes == 1 else 's'}")
-    return _card(f"{name}: mean return", f"{result.mean:.4g}", " · ".join(notes), kind)
+    return card(f"{name}: mean return", f"{result.mean:.4g}", " · ".join(notes), kind)
 
 
-def _card(name: str, value: str, note: str, kind: str) -> str:
+def card(name: str, value: str, note: str, kind: str) -> str:
+    """A number to stand among others in a section of class "cards"; kind: agent, random, gain or human."""
     return (
         f'<div class="card {kind}"><h2>{_text(name)}</h2><p class="value">{_text(value)}</p>'
         f"<p>{_text(note)}</p></div>"
     )
 
 
-def _figure(picture: Picture) -> str:
+def figure(picture: Picture) -> str:
+    """A section with a picture; ValueError where it is missing or of another format."""
     path = Path(picture.path)
     media_type = _MEDIA_TYPES.get(path.suffix.lower())
     if media_type is None:
