@@ -89,7 +89,7 @@ class DreamBatch:
     """B dreams of an agent; says nothing about when an episode is over.
 
     agent: has tokenizer, world_model and num_actions. num_kept_steps: past steps that stay in the context when it
-    is full or a row starts again; None: half of what fits.
+    is full; None: half of what fits.
     """
 
     def __init__(
@@ -202,8 +202,10 @@ class DreamBatch:
         return min(starts.past_frames.shape[1], self.max_past_steps)
 
     def _fill(self) -> None:
-        """The context of every row from its own last steps, as many as all rows have and the window keeps."""
-        num = min(self.num_kept_steps, int(self._num_past.min()))
+        """The context of every row from its own last steps: after a new start as many as every row has."""
+        num = int(self._num_past.min())
+        if not self._is_stale:
+            num = min(num, self.num_kept_steps)
         first = self.max_past_steps - num
         past = [
             (self._past_tokens[:, i], self._past_actions[:, i]) for i in range(first, self.max_past_steps)

@@ -217,7 +217,7 @@ class DreamVectorEnv(VectorEnv):
     metadata["autoreset_mode"].
 
     All rows share one place in the context. Whenever a row starts again, the context of all is filled anew, each
-    row's from its own last num_kept_steps steps, or as many as the youngest row has. So give starts with a past
+    row's from its own last steps, as many as the youngest row has. So give starts with a past
     (`DreamStarts`, as starts from a run have): without one, every end anywhere takes the others' past away too.
     One seed makes all rows: the same seed and actions bring the same dreams; a row's dream also depends on when
     its neighbours start again.

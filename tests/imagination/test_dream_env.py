@@ -133,7 +133,7 @@ def test_real_steps_before_the_start_are_seen(one_agent, frames):
     without.reset(seed=0)
     with_past.step(0)
     without.step(0)
-    assert with_past._dreaming.batch.num_seen_steps == 1 + with_past._dreaming.batch.num_kept_steps
+    assert with_past._dreaming.batch.num_seen_steps == 1 + with_past._dreaming.batch.max_past_steps
     assert without._dreaming.batch.num_seen_steps == 1
 
 
@@ -210,7 +210,7 @@ def test_a_batch_with_new_starts_is_repeatable_and_sees_only_own_steps(one_agent
                     output = one_agent.world_model(window, taken)
                 expected = output.termination_logits[0, -1].softmax(-1)[1]
                 assert infos["termination_probability"][i] == pytest.approx(float(expected), abs=1e-4)
-            assert seen >= min(2, batch.num_kept_steps), "starts with a past keep a context of steps"
+            assert seen >= 2, "starts with a past keep a context of steps"
             rows.append(observations)
         dreams.append(np.stack(rows))
     assert (dreams[0] == dreams[1]).all()
