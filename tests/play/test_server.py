@@ -16,6 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from iris_wm.cli import main
 from iris_wm.play.server import serve
 
 
@@ -319,6 +320,7 @@ from iris_wm.models.autoencoder import AutoencoderConfig
 from iris_wm.models.tokenizer import TokenizerConfig
 from iris_wm.models.world_model import WorldModelConfig
 from iris_wm.play.agent_dream import AgentDream
+from iris_wm.cli import main
 from iris_wm.play.server import serve
 
 autoencoder = AutoencoderConfig(channels=8, latent_dim=8, num_residual_blocks=1, patch_size=4,
@@ -384,3 +386,11 @@ def test_a_taken_port_and_a_bad_host_are_named(breakout):
         serve(breakout, host="no.such.host.invalid")
     with pytest.raises(ValueError, match="port: expected 0 to 65535, got 70000"):
         serve(breakout, port=70000)
+
+
+def test_the_command_names_what_is_no_run(tmp_path, capsys):
+    assert main(["play", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("iris-wm play: ")
+    assert "not a run folder" in message
+    assert len(message.splitlines()) == 1
