@@ -320,7 +320,6 @@ from iris_wm.models.autoencoder import AutoencoderConfig
 from iris_wm.models.tokenizer import TokenizerConfig
 from iris_wm.models.world_model import WorldModelConfig
 from iris_wm.play.agent_dream import AgentDream
-from iris_wm.cli import main
 from iris_wm.play.server import serve
 
 autoencoder = AutoencoderConfig(channels=8, latent_dim=8, num_residual_blocks=1, patch_size=4,
