@@ -1,0 +1,179 @@
+"""Roll-outs: what the policy saw and did, in order, and equal to what it computes of them when it learns."""
+
+import pytest
+import torch
+
+from iris_wm.imagination.rollout import Imagination, ImaginationConfig, policy_inputs
+from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
+from iris_wm.models.actor_critic import ActorCritic, PolicyState
+
+B = 5
+VARIANTS = {
+    "frames": (),
+    "tokens": ("actor_critic.inputs=tokens",),
+    "parallel": ("world_model.prediction=parallel",),
+    "parallel tokens": ("world_model.prediction=parallel", "actor_critic.inputs=tokens"),
+}
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def agent(request, tiny_agent):
+    return tiny_agent(*VARIANTS[request.param], "world_model.context_steps=6")
+
+
+@pytest.fixture
+def start(agent) -> tuple[torch.Tensor, PolicyState]:
+    generator = torch.Generator().manual_seed(0)
+    obs_tokens = torch.randint(16, (B, 16), generator=generator)
+    memory = (torch.randn(B, agent.config.actor_critic.hidden_size, generator=generator) for _ in range(2))
+    return obs_tokens, PolicyState(*memory)
+
+
+def new_imagination(agent, horizon: int = 5, **values) -> Imagination:
+    config = ImaginationConfig(horizon=horizon, **values)
+    return Imagination(agent.tokenizer, agent.world_model, agent.actor_critic, config, B)
+
+
+def equal(first, second) -> bool:
+    names = ("inputs", "obs_tokens", "actions", "rewards", "terminations")
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+
+
+def test_shapes_and_dtypes(agent, start):
+    rollout = new_imagination(agent).imagine(*start, seed=0)
+    assert rollout.obs_tokens.shape == (B, 5, 16)
+    assert rollout.actions.shape == rollout.rewards.shape == rollout.terminations.shape == (B, 5)
+    assert rollout.inputs.shape[:2] == (B, 5)
+    assert rollout.rewards.dtype == torch.float32
+    assert rollout.terminations.dtype == torch.bool
+    assert set(rollout.rewards.unique().tolist()) <= {-1.0, 0.0, 1.0}
+    assert 0 <= rollout.actions.min() <= rollout.actions.max() < 3
+    assert torch.equal(rollout.obs_tokens[:, 0], start[0])
+    inputs = policy_inputs(agent.tokenizer, agent.actor_critic, rollout.obs_tokens)
+    assert torch.allclose(rollout.inputs, inputs, atol=1e-5)
+    assert not rollout.inputs.requires_grad
+
+
+@torch.no_grad()
+def test_recomputed_logits_and_values_are_those_used_while_acting(agent, start, monkeypatch):
+    used = []
+    forward = ActorCritic.forward
+
+    def recording(self, inputs, state):
+        output, state = forward(self, inputs, state)
+        used.append(output)
+        return output, state
+
+    monkeypatch.setattr(ActorCritic, "forward", recording)
+    rollout = new_imagination(agent).imagine(*start, seed=0)
+    hidden, _ = agent.actor_critic.sequence(rollout.inputs, rollout.state)
+    output = agent.actor_critic.heads(hidden)
+    assert len(used) == 5
+    for t, acting in enumerate(used):
+        assert torch.allclose(output.action_logits[:, t], acting.action_logits, atol=1e-5)
+        assert torch.allclose(output.values[:, t], acting.values, atol=1e-5)
+
+
+def test_the_rollout_is_what_the_token_env_does_with_its_actions(agent, start):
+    """Step t's rewards and terminations belong to the action taken in frame t."""
+    rollout = new_imagination(agent).imagine(*start, seed=9)
+    env = TokenEnv(agent.world_model, B)
+    env.reset(start[0], seed=9)
+    for t in range(5):
+        step = env.step(rollout.actions[:, t], should_predict_frame=t < 4)
+        assert torch.equal(step.rewards, rollout.rewards[:, t])
+        assert torch.equal(step.terminations, rollout.terminations[:, t])
+        if t < 4:
+            assert torch.equal(step.obs_tokens, rollout.obs_tokens[:, t + 1])
+
+
+def test_same_seed_same_rollout_and_different_seed_another(agent, start):
+    imagination = new_imagination(agent)
+    first = imagination.imagine(*start, seed=1)
+    assert equal(imagination.imagine(*start, seed=1), first)
+    assert equal(new_imagination(agent).imagine(*start, seed=1), first)
+    other = imagination.imagine(*start, seed=2)
+    assert not torch.equal(other.obs_tokens, first.obs_tokens)
+    assert not torch.equal(other.actions, first.actions)
+
+
+def test_policy_and_world_draw_from_streams_of_their_own(agent, start):
+    """A longer roll-out begins like a shorter one, but for the last step, which needs no next frame."""
+    short = new_imagination(agent, horizon=3).imagine(*start, seed=1)
+    long = new_imagination(agent, horizon=5).imagine(*start, seed=1)
+    assert torch.equal(long.actions[:, :3], short.actions)
+    assert torch.equal(long.obs_tokens[:, :3], short.obs_tokens)
+
+
+def test_a_horizon_as_long_as_the_context_fills_it_once(agent, start, monkeypatch):
+    """As in the paper: horizon 20 in a context of 20 steps."""
+    refills = []
+    refill = TokenEnv._refill
+
+    def counting(self, *arguments):
+        refills.append(1)
+        return refill(self, *arguments)
+
+    imagination = new_imagination(agent, horizon=6)
+    monkeypatch.setattr(TokenEnv, "_refill", counting)
+    imagination.imagine(*start, seed=0)
+    assert len(refills) == 1
+    new_imagination(agent, horizon=9).imagine(*start, seed=0)
+    assert len(refills) == 3
+
+
+def test_temperature_is_the_world_models(agent, start):
+    """At 0 its draws are certain; the policy still explores."""
+    imagination = new_imagination(agent, temperature=0.0)
+    first, second = imagination.imagine(*start, seed=1), imagination.imagine(*start, seed=2)
+    assert not torch.equal(first.actions, second.actions)
+    env = TokenEnv(agent.world_model, B, SamplingConfig(temperature=0.0))
+    env.reset(start[0], seed=0)
+    for t in range(4):
+        assert torch.equal(env.step(first.actions[:, t]).obs_tokens, first.obs_tokens[:, t + 1])
+
+
+def test_past_steps_reach_the_world_model(agent, start):
+    generator = torch.Generator().manual_seed(5)
+    past = [(torch.randint(16, (B, 16), generator=generator), torch.zeros(B, dtype=torch.int64))] * 2
+    imagination = new_imagination(agent, temperature=0.0)
+    without, within = imagination.imagine(*start, seed=1), imagination.imagine(*start, seed=1, past=past)
+    assert not torch.equal(without.obs_tokens[:, 1:], within.obs_tokens[:, 1:])
+    assert equal(imagination.imagine(*start, seed=1, past=past), within)
+
+
+def test_new_weights_count_at_once(agent, start):
+    imagination = new_imagination(agent, temperature=0.0)
+    before = imagination.imagine(*start, seed=1)
+    saved = {name: value.clone() for name, value in agent.world_model.state_dict().items()}
+    with torch.no_grad():
+        for block in agent.world_model.transformer.blocks:
+            block.fc_2.weight.neg_()
+    after = imagination.imagine(*start, seed=1)
+    agent.world_model.load_state_dict(saved)
+    assert not torch.equal(before.obs_tokens[:, 1:], after.obs_tokens[:, 1:])
+    assert equal(imagination.imagine(*start, seed=1), before)
+
+
+@torch.no_grad()
+def test_under_bfloat16_autocast(agent, start):
+    """The policy may run in bfloat16, the token environment keeps the dtype of its cache."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rollout = new_imagination(agent).imagine(*start, seed=0)
+    env = TokenEnv(agent.world_model, B)
+    env.reset(start[0], seed=0)
+    for t in range(4):
+        assert torch.equal(env.step(rollout.actions[:, t]).obs_tokens, rollout.obs_tokens[:, t + 1])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"horizon": 1}, "horizon: got 1, expected at least 2"),
+        ({"burn_in": -1}, "burn_in: got -1, expected at least 0"),
+        ({"temperature": -0.1}, "temperature: got -0.1, expected a number >= 0"),
+    ],
+)
+def test_impossible_values_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        ImaginationConfig(**values)
