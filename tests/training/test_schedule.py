@@ -1,0 +1,86 @@
+"""The paper's schedule by hand, and the corners of others."""
+
+import pytest
+
+from iris_wm.training.batches import EpochSteps, Step
+from iris_wm.training.config import OptimizationConfig, RunConfig
+from iris_wm.training.schedule import Phase, num_collection_steps, num_training_steps, phases
+
+PAPER = RunConfig()
+COLLECT = Phase("collection", 4)  # 200 steps in chunks of 50
+TOKENIZER, WORLD_MODEL, ACTOR_CRITIC = (
+    Phase(name, 200) for name in ("tokenizer", "world_model", "actor_critic")
+)
+EVALUATE = Phase("evaluation", 1)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [
+        (1, [COLLECT]),
+        (4, [COLLECT]),
+        (5, [COLLECT, EVALUATE]),
+        (6, [COLLECT, TOKENIZER]),
+        (25, [COLLECT, TOKENIZER, EVALUATE]),
+        (26, [COLLECT, TOKENIZER, WORLD_MODEL]),
+        (50, [COLLECT, TOKENIZER, WORLD_MODEL, EVALUATE]),
+        (51, [COLLECT, TOKENIZER, WORLD_MODEL, ACTOR_CRITIC]),
+        (500, [COLLECT, TOKENIZER, WORLD_MODEL, ACTOR_CRITIC, EVALUATE]),
+        (501, [TOKENIZER, WORLD_MODEL, ACTOR_CRITIC]),
+        (600, [TOKENIZER, WORLD_MODEL, ACTOR_CRITIC, EVALUATE]),
+    ],
+)
+def test_the_papers_schedule(epoch, expected):
+    assert phases(PAPER, epoch) == expected
+
+
+def test_the_papers_totals():
+    epochs = range(1, 601)
+    assert sum(num_collection_steps(PAPER, epoch) for epoch in epochs) == 100_000 == PAPER.total_env_steps
+    totals = {
+        name: sum(num_training_steps(getattr(PAPER.training, name), epoch) for epoch in epochs)
+        for name in ("tokenizer", "world_model", "actor_critic")
+    }
+    assert totals == {"tokenizer": 595 * 200, "world_model": 575 * 200, "actor_critic": 550 * 200}
+
+
+def test_the_first_epoch_of_a_network_may_be_longer():
+    config = OptimizationConfig(start_after_epoch=2, steps_per_epoch=5, first_epoch_steps=50)
+    assert [num_training_steps(config, epoch) for epoch in range(1, 6)] == [0, 0, 50, 5, 5]
+
+
+def test_collection_in_chunks(tiny_run):
+    config = tiny_run("collection.env_steps_per_epoch=120", "collection.first_epoch_env_steps=101")
+    assert phases(config, 1)[0] == Phase("collection", 3)  # 50, 50, 1
+    assert phases(config, 2)[0] == Phase("collection", 3)  # 50, 50, 20
+    assert phases(config, 3)[0].component == "tokenizer"
+    config = tiny_run("collection.num_envs=3", "collection.env_steps_per_epoch=153")
+    assert phases(config, 2)[0] == Phase("collection", 2)  # 150, 3
+
+
+def test_total_env_steps(tiny_run):
+    assert tiny_run().total_env_steps == 120
+    assert tiny_run("collection.first_epoch_env_steps=100").total_env_steps == 160
+    assert tiny_run("collection.stop_after_epoch=9").total_env_steps == 180  # three epochs only
+    assert tiny_run("collection.stop_after_epoch=0").total_env_steps == 0
+
+
+def test_no_evaluation(tiny_run):
+    config = tiny_run("evaluation.every_epochs=0")
+    assert all(phase.component != "evaluation" for epoch in range(1, 9) for phase in phases(config, epoch))
+
+
+def test_epoch_steps_follow_the_phases(tiny_run):
+    steps = list(EpochSteps(tiny_run(), 2))
+    names = (
+        ["collection"] * 2 + ["tokenizer"] * 2 + ["world_model"] * 2 + ["actor_critic"] * 2 + ["evaluation"]
+    )
+    assert [step.component for step in steps] == names
+    assert [step.index for step in steps] == [0, 1] * 4 + [0]
+    assert [step.is_last for step in steps] == [False, True] * 4 + [True]
+    assert steps[2] == Step(2, "tokenizer", 0, 2)
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 9])
+def test_the_rest_of_an_epoch(tiny_run, position):
+    assert list(EpochSteps(tiny_run(), 2, position)) == list(EpochSteps(tiny_run(), 2))[position:]
