@@ -74,7 +74,8 @@ def horizon_curve(
         resampled = (weights @ sums) / (weights @ counts)
     low, high = np.full(len(mean), np.nan), np.full(len(mean), np.nan)
     some = count > 0
-    low[some], high[some] = np.nanpercentile(resampled[:, some], [2.5, 97.5], axis=0)
+    if some.any():
+        low[some], high[some] = np.nanpercentile(resampled[:, some], [2.5, 97.5], axis=0)
     return Curve(_plain(mean), _plain(low), _plain(high), count.tolist())
 
 
