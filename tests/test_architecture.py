@@ -31,6 +31,7 @@ TABLE: dict[str, str] = {
     "play": "data envs models imagination agent visualization",
     "benchmark": "data checkpoint envs evaluation visualization",
     "run": "checkpoint agent evaluation training iris_wm",
+    "dream_report": "evaluation visualization",
     "report": "data envs models agent collection evaluation visualization run",
     "cli": "*",
     "__main__": "cli",
