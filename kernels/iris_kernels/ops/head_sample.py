@@ -10,7 +10,7 @@ from iris_kernels.reference import head_sample as reference
 
 MAXIMUM_WIDTH = 512
 MAXIMUM_HEAD_CODES = 1024
-MAXIMUM_FILTERED_HEAD_CODES = 512
+MAXIMUM_CUT_HEAD_CODES = 512  # with top_k or top_p, and with float32 weights
 MAXIMUM_CODES = 8192
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -201,12 +201,13 @@ def _sample_problem(logits: Tensor) -> str | None:
 def _head_problem(x: Tensor, w1: Tensor, w2: Tensor, top_k: int, top_p: float) -> str | None:
     if w1.dtype not in WEIGHT_DTYPES:
         return f"head_sample takes weights of float32, float16 or bfloat16, got {w1.dtype}"
-    is_filtered = top_k > 0 or top_p < 1.0
-    maximum = MAXIMUM_FILTERED_HEAD_CODES if is_filtered else MAXIMUM_HEAD_CODES
+    is_cut = top_k > 0 or top_p < 1.0
+    is_small = is_cut or w1.dtype == torch.float32
+    maximum = MAXIMUM_CUT_HEAD_CODES if is_small else MAXIMUM_HEAD_CODES
     if x.shape[2] > MAXIMUM_WIDTH or w2.shape[1] > maximum:
         return (
-            f"head_sample takes C <= {MAXIMUM_WIDTH} and V <= {maximum}{' with top_k or top_p' * is_filtered}, "
-            f"got C={x.shape[2]}, V={w2.shape[1]}"
+            f"head_sample takes C <= {MAXIMUM_WIDTH} and V <= {maximum} for {w1.dtype}"
+            f"{' with top_k or top_p' if is_cut else ''}, got C={x.shape[2]}, V={w2.shape[1]}"
         )
     return None
 

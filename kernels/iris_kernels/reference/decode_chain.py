@@ -52,6 +52,7 @@ def decode_attention(
     q, k, v = heads[0], heads[1], heads[2]
     rows = torch.arange(new, device=qkv.device)
     is_known = _length_is_known(qkv)
+    start: int | Tensor
     if is_known:
         start = int(position.item())
         length = start + new
@@ -69,6 +70,9 @@ def decode_attention(
         v_cache.index_copy_(3, start + rows, v)
     keys = k_cache[:, :, :, :length].flatten(0, 2)
     values = v_cache[:, :, :, :length].flatten(0, 2)
+    if not is_known:  # zero times what an unwritten row holds may be NaN
+        is_written = (torch.arange(length, device=qkv.device) < start + new)[:, None]
+        keys, values = torch.where(is_written, keys, 0), torch.where(is_written, values, 0)
     q = q.reshape(-1, new, size)
     sees_all = new == 1 or num_context == 0 or (is_block_causal and num_context == new)
     if sees_all and is_known:

@@ -51,7 +51,7 @@ def sample_tokens(
         logits = logits * (1.0 / temperature)
     if top_k > 0 or top_p < 1.0:
         logits = filter_logits(logits, top_k, top_p)
-    return (logits + gumbel_noise(*logits.shape, seed, step, stream)).argmax(dim=-1)
+    return (logits + gumbel_noise(logits.shape[0], logits.shape[1], seed, step, stream)).argmax(dim=-1)
 
 
 def head_sample(
@@ -73,7 +73,7 @@ def head_sample(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, next_x, logits): see `iris_kernels.head_sample`."""
     groups, rows, width = x.shape
-    tokens, next_x, all_logits = [], [], []
+    all_logits = []
     normed = F.layer_norm(x, (width,), eps=LN_EPS) * ln_weight[:, None] + ln_bias[:, None]
     for group in range(groups):
         hidden = F.linear(normed[group].to(w1.dtype), w1[group], b1[group].to(w1.dtype)).relu()

@@ -33,7 +33,6 @@ HEAD_TABLE = {
     (2, 1024): HeadBlocks(16, 16, 8, 2),
     (4, 256): HeadBlocks(16, 16, 8, 2),
     (4, 512): HeadBlocks(16, 16, 8, 2),
-    (4, 1024): HeadBlocks(16, 16, 8, 1),
 }
 SAMPLED_NUMBERS = 2048  # logits that a program of `sample_tokens` holds, where one row is not more
 
