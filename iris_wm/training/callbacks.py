@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from iris_wm.checkpoint.errors import NumericFailure, Stopped
 from iris_wm.evaluation.evaluate import evaluate
@@ -15,7 +16,7 @@ from iris_wm.training.datamodule import ReplayDataModule
 from iris_wm.training.display import Display
 from iris_wm.training.module import IrisModule
 from iris_wm.training.progress import InterruptedStep, RunProgress, StopRequest
-from iris_wm.training.schedule import COLLECTION_CHUNK, num_collection_steps, phases
+from iris_wm.training.schedule import COLLECTION_CHUNK, num_collection_steps, num_steps
 from iris_wm.training.token_cache import TokenCache
 
 
@@ -189,7 +190,7 @@ class Saver(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
     ) -> None:
         """Save where it is due; after the last step of an epoch that is left to the epoch's end."""
-        if self.progress.position == sum(phase.num_steps for phase in phases(self.config, batch.epoch)):
+        if self.progress.position == num_steps(self.config, batch.epoch):
             return
         minutes = (time.monotonic() - self._last_save) / 60
         if self.stop.reason is not None:
@@ -214,9 +215,13 @@ class Saver(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """An interrupted step has changed nothing: save as of before it."""
-        if isinstance(exception, InterruptedStep):
-            self.save(trainer)
+        """Save as of before a step that was interrupted, or where Lightning heeds a SIGTERM between two steps."""
+        if not isinstance(exception, InterruptedStep | SIGTERMException):
+            return
+        if self.progress.position and self.progress.position == num_steps(self.config, self.progress.epoch):
+            self.progress.epoch += 1
+            self.progress.position = 0
+        self.save(trainer)
 
     def save_and_stop(self, trainer: pl.Trainer) -> None:
         """Leave the run so that the same command continues it."""

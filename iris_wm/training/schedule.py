@@ -47,3 +47,8 @@ def phases(config: RunConfig, epoch: int) -> list[Phase]:
     every = config.evaluation.every_epochs
     plan.append(Phase("evaluation", int(bool(every) and epoch % every == 0)))
     return [phase for phase in plan if phase.num_steps]
+
+
+def num_steps(config: RunConfig, epoch: int) -> int:
+    """Steps of all components in an epoch, counted from 1."""
+    return sum(phase.num_steps for phase in phases(config, epoch))

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from iris_wm.agent import Agent
@@ -85,6 +86,9 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
                 trainer.fit(module, data, ckpt_path=str(checkpoint.folder) if checkpoint else None)
             except InterruptedStep as interruption:
                 raise Stopped(f"{interruption}; saved, the same command continues the run") from None
+            except SIGTERMException:  # saved by then; too late to stop anything after the last step
+                if progress.epoch <= config.training.num_epochs:
+                    raise Stopped("received SIGTERM; saved, the same command continues the run") from None
     return FitResult(module.agent.eval(), progress)
 
 
