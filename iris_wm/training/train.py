@@ -139,6 +139,6 @@ def check_machine(config: TrainerConfig) -> None:
         raise ValueError(
             f"trainer.accelerator: asked for {config.devices} GPU, found {num_gpus}; use trainer.accelerator: cpu"
         )
-    available = num_gpus or os.cpu_count() or 1
+    available = (num_gpus if config.accelerator != "cpu" else 0) or os.cpu_count() or 1
     if config.devices > available:
         raise ValueError(f"trainer.devices: asked for {config.devices}, found {available}")
