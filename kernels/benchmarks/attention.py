@@ -1,6 +1,7 @@
 """Attention of a training pass, forward and forward with backward, against SDPA, FlexAttention and compile."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import iris_kernels
@@ -69,10 +70,13 @@ def cases(device: torch.device, is_small: bool) -> Iterator[Case]:
     batch, heads, size = (1, 1, 16) if is_small else (64, 4, 64)
     num_steps = 2 if is_small else 20
     length = num_steps * STEP
-    masks = (("causal", 0, False, length), ("block_causal", STEP, False, length))
-    masks += (("parallel", STEP, False, num_steps * (2 * STEP - 1)),)
+    masks = (
+        (("causal", 0, False), length),
+        (("block_causal", STEP, False), length),
+        (("parallel", STEP, False), num_steps * (2 * STEP - 1)),
+    )
     for dtype in (torch.float32,) if is_small else (torch.bfloat16, torch.float32):
-        for *mask, rows in masks:
+        for mask, rows in masks:
             inputs = [
                 torch.randn(batch, heads, rows, size, device=device, dtype=dtype, requires_grad=True)
                 for _ in range(3)
@@ -82,9 +86,9 @@ def cases(device: torch.device, is_small: bool) -> Iterator[Case]:
             flops = 4.0 * pairs * size
             moved = 4.0 * inputs[0].numel() * inputs[0].element_size()
             shape = f"{mask[0]} {batch}x{heads}x{rows}x{size} {str(dtype)[6:]}"
-            for rival, run in _rivals(tuple(mask), rows, device, is_small):
+            for rival, run in _rivals(mask, rows, device, is_small):
                 detached = [tensor.detach() for tensor in inputs]
-                yield Case(f"{shape} forward", rival, lambda r=run, d=detached: r(*d), flops, moved)
+                yield Case(f"{shape} forward", rival, partial(run, *detached), flops, moved)
                 both = _with_backward(run, inputs, grad)
                 yield Case(f"{shape} forward+backward", rival, both, 3.5 * flops, 3.0 * moved)
 

@@ -5,6 +5,7 @@ counts is the "graph" column of "token": microseconds to replay the CUDA graph o
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import iris_kernels
 import torch
@@ -78,7 +79,8 @@ def _token_cases(
         hidden = x
         for layer, cache in zip(layers, caches, strict=True):
             hidden = iris_kernels.decode_layer(hidden, layer, cache[0], cache[1], where, num_heads=HEADS)
-        return iris_kernels.head_sample(hidden[:, :, 0], *head, where, number, number)[1]
+        arguments: tuple[Any, ...] = (hidden[:, :, 0], *head, where, number, number)
+        return iris_kernels.head_sample(*arguments)[1]
 
     def plain(x: Tensor, where: Tensor) -> Tensor:
         hidden = x[0]

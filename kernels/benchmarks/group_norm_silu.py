@@ -1,6 +1,7 @@
 """GroupNorm with SiLU, forward and forward with backward, against PyTorch in both layouts and compiled."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import iris_kernels
 import torch
@@ -17,6 +18,10 @@ def _stock(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _stock_back_to_channels_last(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _stock(x, weight, bias).contiguous(memory_format=torch.channels_last)
+
+
+def _with_backward(run: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> object:
+    return torch.autograd.grad(run(*inputs), inputs, grad)
 
 
 def cases(device: torch.device, is_small: bool) -> Iterator[Case]:
@@ -39,13 +44,13 @@ def cases(device: torch.device, is_small: bool) -> Iterator[Case]:
             shape = f"{batch}x{channels}x{side}x{side} {str(dtype)[6:]}"
             for rival, run, values in rivals:
                 plain = (values, weight, bias)
-                yield Case(f"{shape} forward", rival, lambda r=run, p=plain: r(*p), bytes=3.0 * size)
+                yield Case(f"{shape} forward", rival, partial(run, *plain), bytes=3.0 * size)
                 inputs = [tensor.detach().clone().requires_grad_() for tensor in plain]
                 grad = torch.randn_like(values)
                 yield Case(
                     f"{shape} forward+backward",
                     rival,
-                    lambda r=run, i=inputs, g=grad: torch.autograd.grad(r(*i), i, g),
+                    partial(_with_backward, run, inputs, grad),
                     bytes=8.0 * size,
                 )
 

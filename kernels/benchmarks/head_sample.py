@@ -1,6 +1,8 @@
 """The head, the draw and the next token's input in one launch, against the same in plain PyTorch."""
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import iris_kernels
 import torch
@@ -18,6 +20,8 @@ def _cases_of(device: torch.device, dtype: torch.dtype, batch: int, is_small: bo
     where = torch.tensor([17], dtype=torch.int32, device=device)
     number = torch.tensor([1], device=device)
 
+    arguments: tuple[Any, ...] = (x, *weights, where, number, number)
+
     def plain(x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         ln_weight, ln_bias, w1, b1, w2, b2, table, places = (weight[0] for weight in weights)
         normed = F.layer_norm(x[0], (WIDTH,), ln_weight.float(), ln_bias.float()).to(dtype)
@@ -32,7 +36,7 @@ def _cases_of(device: torch.device, dtype: torch.dtype, batch: int, is_small: bo
         yield Case(
             f"head_sample {shape}",
             f"iris_kernels{name}",
-            lambda c=cut: iris_kernels.head_sample(x, *weights, where, number, number, *c),
+            partial(iris_kernels.head_sample, *arguments, *cut),
             flops,
             moved,
         )
@@ -40,7 +44,7 @@ def _cases_of(device: torch.device, dtype: torch.dtype, batch: int, is_small: bo
         yield Case(
             f"sample_tokens {shape}",
             f"iris_kernels{name}",
-            lambda c=cut, l=logits: iris_kernels.sample_tokens(l, number, number, *c),
+            partial(iris_kernels.sample_tokens, logits, number, number, *cut),
             0.0,
             4.0 * logits.numel(),
         )

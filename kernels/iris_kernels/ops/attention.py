@@ -9,7 +9,7 @@ from iris_kernels.backend import runs_eagerly, shape_error, use_triton
 from iris_kernels.reference import attention as reference
 
 MASKS = ("causal", "block_causal", "parallel")
-MINIMUM_HEAD_SIZE, MAXIMUM_HEAD_SIZE = 16, 128
+MAXIMUM_HEAD_SIZE = 128
 
 
 def attention(
@@ -90,8 +90,8 @@ def _check(
 def _problem(q: Tensor) -> str | None:
     if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"attention takes float32, float16 or bfloat16, got {q.dtype}"
-    if not MINIMUM_HEAD_SIZE <= q.shape[-1] <= MAXIMUM_HEAD_SIZE:
-        return f"attention takes head sizes {MINIMUM_HEAD_SIZE} to {MAXIMUM_HEAD_SIZE}, got {q.shape[-1]}"
+    if q.shape[-1] > MAXIMUM_HEAD_SIZE:
+        return f"attention takes head sizes up to {MAXIMUM_HEAD_SIZE}, got {q.shape[-1]}"
     return None
 
 

@@ -11,7 +11,7 @@ from iris_kernels.reference import decode_chain as reference
 ACTIVATIONS = ("none", "gelu")
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAXIMUM_WIDTH = 4096
-MINIMUM_HEAD_SIZE, MAXIMUM_HEAD_SIZE = 16, 128
+MAXIMUM_HEAD_SIZE = 128
 
 
 class LayerWeights(NamedTuple):
@@ -225,9 +225,8 @@ def _width(x: Tensor) -> str | None:
 def _cache_problem(cache: Tensor) -> str | None:
     if cache.dtype not in WEIGHT_DTYPES:
         return f"decode_attention takes float32, float16 or bfloat16, got {cache.dtype}"
-    size = cache.shape[-1]
-    if not MINIMUM_HEAD_SIZE <= size <= MAXIMUM_HEAD_SIZE:
-        return f"decode_attention takes head sizes {MINIMUM_HEAD_SIZE} to {MAXIMUM_HEAD_SIZE}, got {size}"
+    if cache.shape[-1] > MAXIMUM_HEAD_SIZE:
+        return f"decode_attention takes head sizes up to {MAXIMUM_HEAD_SIZE}, got {cache.shape[-1]}"
     return None
 
 

@@ -34,6 +34,7 @@ def explicit(
     ("batch", "heads", "rows", "size", "mask", "dropout"),
     [
         (3, 1, 1, 16, CAUSAL, 0.0),
+        (2, 2, 20, 8, CAUSAL, 0.0),
         (1, 1, 16, 64, CAUSAL, 0.3),
         (2, 3, 17, 24, CAUSAL, 0.0),
         (1, 1, 339, 16, CAUSAL, 0.1),
@@ -128,9 +129,9 @@ def test_repeats_bit_for_bit() -> None:
 
 
 def test_outside_the_contract_falls_back_with_one_warning() -> None:
-    q = torch.randn(1, 1, 5, 8)
+    q = torch.randn(1, 1, 5, 136)
     with pytest.warns(
-        RuntimeWarning, match=r"attention runs in plain PyTorch: .* head sizes 16 to 128, got 8"
+        RuntimeWarning, match=r"attention runs in plain PyTorch: .* head sizes up to 128, got 136"
     ):
         out = iris_kernels.attention(q, q, q)
     torch.testing.assert_close(out, reference.attention(q, q, q, *CAUSAL, 0.0, None))

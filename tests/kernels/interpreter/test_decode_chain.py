@@ -56,6 +56,7 @@ CASES = [
     (2, 1, 1, 3, 32, 16, None, False),
     (1, 1, 1, 2, 64, LAST - 1, None, False),
     (1, 3, 2, 1, 16, 17, None, False),
+    (1, 2, 3, 2, 8, 5, 1, False),
     (1, 1, 2, 2, 24, LAST - 2, None, False),
     (1, 1, 17, 1, 16, 0, None, False),
     (1, 1, 17, 1, 32, LAST - 17, None, True),
