@@ -20,11 +20,11 @@ env: {id: iris_wm/Catch-v0}
 tokenizer:
   autoencoder:
     channels: 8
-    channel_multipliers: [1, 1, 1]
+    channel_multipliers: [1, 1]
     num_residual_blocks: 1
     attention_resolutions: [4]
     latent_dim: 8
-    patch_size: 4
+    patch_size: 8
   codebook_size: 16
   embedding_dim: 8
 world_model: {num_layers: 2, num_heads: 2, embed_dim: 16, context_steps: 4}
