@@ -45,7 +45,7 @@ def evaluate(
         num_episodes: to play.
         seed: of the games and of all action draws.
         temperature: of the policy; 0 takes the most likely action.
-        num_envs: played side by side.
+        num_envs: played side by side; unless temperature is 0, action draws depend on it.
         max_steps: agent steps after which an episode is cut.
         on_progress: called with the number of finished episodes after every step; may raise to interrupt.
     """

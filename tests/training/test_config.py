@@ -79,7 +79,7 @@ REFUSED = [
 
 
 def refused(*overrides: str) -> str:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         build_config(RunConfig, apply_overrides({}, overrides))
     message = str(caught.value)
     assert "\n" not in message
