@@ -192,9 +192,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
             max_steps=settings.max_steps,
             on_progress=lambda finished: bar.update(task, completed=finished),
         )
-    result = make_result(
-        run, played, seed=options.seed, temperature=temperature, preset=options.preset, device=device_name()
-    )
+    result = make_result(run, played, seed=options.seed, temperature=temperature, preset=options.preset)
     path = Path(options.output or run.path / RESULT_FILE)
     result.save(path)
     summary = summarize_returns(played.returns)
@@ -326,13 +324,6 @@ def _benchmark(options: argparse.Namespace, rest: list[str]) -> int:
     from iris_wm.benchmark.commands import run
 
     return run(options)
-
-
-def device_name() -> str:
-    """What the networks run on."""
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def _tune_allocator() -> None:

@@ -5,6 +5,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import iris_wm
 from iris_wm.agent import Agent
 from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint
@@ -35,8 +37,8 @@ class Run:
     checkpoint: Checkpoint
 
 
-def open_run(path: str | Path, *, should_be_trained: bool = True) -> Run:
-    """The newest checkpoint of a run that verifies.
+def open_run(path: str | Path) -> Run:
+    """The newest checkpoint of a run that verifies; the agent on the GPU where there is one.
 
     Raises:
         ValueError: the path is no run folder, or it has no checkpoint yet.
@@ -56,12 +58,12 @@ def open_run(path: str | Path, *, should_be_trained: bool = True) -> Run:
     progress.load_state_dict(checkpoint.training[STATE_KEY])
     num_actions = checkpoint.agent_config["num_actions"]
     agent = Agent.from_weights(config.agent_config(num_actions), checkpoint.agent)
+    if torch.cuda.is_available() and config.trainer.accelerator != "cpu":
+        agent = agent.cuda()
     return Run(folder, config, agent, progress, checkpoint)
 
 
-def make_result(
-    run: Run, played: PlayedEpisodes, *, seed: int, temperature: float, preset: str, device: str
-) -> RunResult:
+def make_result(run: Run, played: PlayedEpisodes, *, seed: int, temperature: float, preset: str) -> RunResult:
     """The result file of a run whose agent was evaluated: the measurement and its whole protocol."""
     env = run.config.env
     return RunResult(
@@ -74,7 +76,7 @@ def make_result(
         env_steps=run.progress.env_steps,
         epochs=run.progress.epoch - 1,
         wall_seconds=sum(run.progress.seconds.values()),
-        device=device,
+        device=torch.cuda.get_device_name() if run.agent.device.type == "cuda" else "cpu",
         evaluation=EvaluationRecord(
             episodes=len(played.returns),
             returns=played.returns,
@@ -82,7 +84,7 @@ def make_result(
             temperature=temperature,
             epsilon=0.0,
             sticky_actions=env.sticky,
-            noop_max=env.noop_max,
+            noop_max=min(1, env.noop_max),  # a test game begins with exactly one
             max_emulator_frames=min(
                 env.max_emulator_frames_test, run.config.evaluation.max_steps * env.frame_skip
             ),

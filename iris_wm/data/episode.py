@@ -50,7 +50,10 @@ class Episode:
     def concatenate(parts: "list[Episode]") -> "Episode":
         """The parts one after the other."""
         return Episode(
-            **{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Episode)}
+            **{
+                field.name: torch.cat([getattr(part, field.name) for part in parts])
+                for field in fields(Episode)
+            }
         )
 
 

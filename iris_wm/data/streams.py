@@ -14,6 +14,8 @@ def stream_seed(seed: int, name: str, step: int = 0) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def stream_generator(seed: int, name: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+def stream_generator(
+    seed: int, name: str, step: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """A fresh generator at the start of the stream (seed, name, step)."""
     return torch.Generator(device).manual_seed(stream_seed(seed, name, step))

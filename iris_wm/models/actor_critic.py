@@ -63,7 +63,8 @@ class TokenFeatures(nn.Module):
     def __init__(self, tokens_per_frame: int, embedding_dim: int, token_features: int) -> None:
         super().__init__()
         self.num_features = tokens_per_frame * token_features
-        self.norm = nn.LayerNorm(embedding_dim)
+        # Learned codes have any scale; the few coordinates of fsq codes are already in [-1, 1], and all of them count.
+        self.norm = nn.LayerNorm(embedding_dim) if embedding_dim > 16 else nn.Identity()
         self.project = nn.Linear(embedding_dim, token_features)
         self.mix = nn.Linear(self.num_features, self.num_features)
 

@@ -23,6 +23,9 @@ class TokenizerConfig:
     """Size of a vq code."""
     fsq_levels: tuple[int, ...] = (8, 8, 8)
     """Levels of each latent dimension for fsq."""
+    has_background: bool = False
+    """A learned still picture is taken off the encoder's input and put under the decoder's output, so that the
+    tokens speak of what moves; it starts as the mean of the first frames. Not the paper's."""
 
     def __post_init__(self) -> None:
         for name in ("codebook_size", "embedding_dim"):
@@ -74,6 +77,9 @@ class Tokenizer(nn.Module):
         self.to_codes = nn.Conv2d(latent_dim, embedding_dim, 1)
         self.from_codes = nn.Conv2d(embedding_dim, latent_dim, 1)
         self.decoder = Decoder(config.autoencoder)
+        if config.has_background:
+            size = config.autoencoder.resolution
+            self.background = nn.Parameter(torch.zeros(3, size, size))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @staticmethod
@@ -83,13 +89,14 @@ class Tokenizer(nn.Module):
 
     def latents(self, frames: Tensor) -> Tensor:
         """Encoder output before quantization. (B, C, H, W) uint8 -> (B, E, h, w)."""
-        return self.to_codes(self.encoder(self.normalize(frames)))
+        inputs = self.normalize(frames)
+        return self.to_codes(self.encoder(inputs - self.background if self.config.has_background else inputs))
 
     def forward(self, frames: Tensor) -> TokenizerOutput:
         """A training pass. frames: (B, C, H, W) uint8."""
         latents = self.latents(frames)
         quantized = self.quantizer(latents)
-        reconstructions = self.decoder(self.from_codes(quantized.latents))
+        reconstructions = self._decode_maps(quantized.latents)
         return TokenizerOutput(latents, quantized.obs_tokens, reconstructions, quantized.commitment_loss)
 
     @torch.no_grad()
@@ -104,8 +111,18 @@ class Tokenizer(nn.Module):
         side = self.config.autoencoder.latent_resolution
         codes = self.quantizer.lookup(obs_tokens.reshape(-1, self.tokens_per_frame))
         maps = codes.transpose(1, 2).unflatten(2, (side, side))
-        frames = self.decoder(self.from_codes(maps)).float().add(1).div(2).clamp(0, 1)
+        frames = self._decode_maps(maps).float().add(1).div(2).clamp(0, 1)
         return frames.reshape(*obs_tokens.shape[:-1], *frames.shape[1:])
+
+    def _decode_maps(self, codes: Tensor) -> Tensor:
+        """Codes (B, E, h, w) -> frames, about [-1, 1]."""
+        frames = self.decoder(self.from_codes(codes))
+        return frames + self.background if self.config.has_background else frames
+
+    @torch.no_grad()
+    def set_background(self, frames: Tensor) -> None:
+        """Start the background as the mean of real frames (B, C, H, W) uint8."""
+        self.background.copy_(self.normalize(frames).mean(0))
 
     def reconstruct(self, frames: Tensor) -> Tensor:
         """encode, then decode. (..., C, H, W) uint8 -> float32 in [0, 1]."""

@@ -1,6 +1,7 @@
 """A GPT-style pre-norm transformer, whole sequences for training and through a cache for dreaming."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import iris_kernels
 import torch
@@ -13,7 +14,7 @@ from iris_wm.models.kv_cache import KVCache
 class AttentionPattern:
     """Which rows see which: causal, block_causal or parallel (see iris_kernels.attention)."""
 
-    mask: str = "causal"
+    mask: Literal["causal", "block_causal", "parallel"] = "causal"
     tokens_per_step: int = 0
     is_block_causal: bool = False
 
@@ -96,11 +97,11 @@ class DecodeWeights:
     fc_2: tuple[Tensor, Tensor]
 
     @staticmethod
-    def of(block: TransformerBlock, dtype: torch.dtype) -> "DecodeWeights":
+    def of(block: nn.Module, dtype: torch.dtype) -> "DecodeWeights":
         """The weights of one block, cast to dtype where that differs."""
         return DecodeWeights(**{name: grouped(getattr(block, name), dtype) for name in _DECODE_LAYERS})
 
-    def refresh(self, block: TransformerBlock) -> None:
+    def refresh(self, block: nn.Module) -> None:
         """Copy the block's current weights in place, so that a captured graph sees them."""
         for name in _DECODE_LAYERS:
             refresh_grouped(getattr(self, name), getattr(block, name))
@@ -109,15 +110,17 @@ class DecodeWeights:
 _DECODE_LAYERS = ("ln_1", "qkv", "out", "ln_2", "fc_1", "fc_2")
 
 
-def grouped(layer: nn.Linear | nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def grouped(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(weight, bias) of a layer with a leading group axis of 1; layer norms stay float32."""
     keep = torch.float32 if isinstance(layer, nn.LayerNorm) else dtype
-    return layer.weight.detach().to(keep)[None], layer.bias.detach().to(keep)[None]
+    weight, bias = (layer.get_parameter(name).detach().to(keep)[None] for name in ("weight", "bias"))
+    return weight, bias
 
 
-def refresh_grouped(pair: tuple[Tensor, Tensor], layer: nn.Linear | nn.LayerNorm) -> None:
+def refresh_grouped(pair: tuple[Tensor, Tensor], layer: nn.Module) -> None:
     """Copy a layer's weight and bias into what grouped returned."""
-    for copy, source in zip(pair, (layer.weight, layer.bias), strict=True):
+    for copy, name in zip(pair, ("weight", "bias"), strict=True):
+        source = layer.get_parameter(name)
         if copy.data_ptr() != source.data_ptr():
             copy.copy_(source.detach()[None])
 

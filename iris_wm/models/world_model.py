@@ -98,8 +98,9 @@ class WorldModel(nn.Module):
     def pattern(self) -> AttentionPattern:
         """Who sees whom in training."""
         is_block_causal = self.config.attention == "block_causal"
-        mask = "parallel" if self.config.is_parallel else self.config.attention
-        return AttentionPattern(mask, self.layout.tokens_per_step, is_block_causal)
+        if self.config.is_parallel:
+            return AttentionPattern("parallel", self.layout.tokens_per_step, is_block_causal)
+        return AttentionPattern(self.config.attention, self.layout.tokens_per_step, is_block_causal)
 
     def embed_steps(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
         """obs_tokens (B, T, K), actions (B, T) -> embedded sequence (B, T (K + 1), C)."""

@@ -3,12 +3,13 @@
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from iris_wm.agent import Agent
 from iris_wm.collection import Collector
 from iris_wm.data.replay import Replay
 from iris_wm.envs.snapshot import SnapshotEnv
-from iris_wm.training.batches import BatchSampler, EpochSteps
+from iris_wm.training.batches import BatchSampler, EpochSteps, Step
 from iris_wm.training.config import RunConfig
 from iris_wm.training.progress import RunProgress
 
@@ -41,6 +42,10 @@ class ReplayDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> EpochSteps:
         """The rest of the epoch that the run's progress stands in; the Trainer asks anew at every epoch."""
         return EpochSteps(self.config, self.progress.epoch, self.progress.position)
+
+    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
+        """A step holds no tensors; its data is gathered on the training device."""
+        return batch
 
     def save_to(self, state: dict[str, Any]) -> None:
         """Add the collector's state; the replay's steps are saved as segments of their own."""

@@ -58,10 +58,6 @@ class IrisModule(pl.LightningModule):
                     if value.shape == parameter.shape:
                         state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
-    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
-        """Batches are gathered on the training device; nothing to move."""
-        return batch
-
     def training_step(self, batch: Step, batch_idx: int) -> None:
         """One step of one network. All randomness of the step follows from its place in the run."""
         if batch.component not in NETWORKS:

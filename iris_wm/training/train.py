@@ -98,7 +98,7 @@ def build_trainer(
     """Lightning's Trainer with our persistence, our progress display and no validation loop."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings(
-        "ignore", message=".*(does not have many workers|val_dataloader|litlogger|LeafSpec).*"
+        "ignore", message=".*(does not have many workers|val_dataloader|litlogger|LeafSpec|srun).*"
     )
     return pl.Trainer(
         default_root_dir=run.path,
