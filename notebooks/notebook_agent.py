@@ -1,0 +1,36 @@
+"""Which run a notebook looks at: yours, the demo's, or a small one that it trains first.
+
+The environment variable IRIS_WM_SHORT makes that one much smaller: enough to see that a notebook runs, not to learn.
+"""
+
+import os
+from pathlib import Path
+
+from iris_wm.config_file import apply_overrides, build_config, read_yaml
+from iris_wm.run import Run, open_run
+from iris_wm.training.config import RunConfig
+from iris_wm.training.train import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+IS_SHORT = bool(os.environ.get("IRIS_WM_SHORT"))
+_FEW_STEPS = [
+    "collection.first_epoch_env_steps=800",
+    "collection.env_steps_per_epoch=80",
+    "training.tokenizer.first_epoch_steps=40",
+    "training.world_model.first_epoch_steps=30",
+    "training.world_model.steps_per_epoch=5",
+    "training.actor_critic.steps_per_epoch=2",
+]
+
+
+def open_agent(run: str = "") -> Run:
+    """The run in the folder `run`; without one runs/demo if it is there, else runs/notebook, trained if need be."""
+    if run:
+        return open_run(ROOT / run)
+    demo = ROOT / "runs" / "demo"
+    if not IS_SHORT and any((demo / "checkpoints").glob("step-*")):
+        return open_run(demo)
+    folder = ROOT / "runs" / ("notebook-short" if IS_SHORT else "notebook")
+    mapping = apply_overrides(read_yaml(ROOT / "configs" / "notebook.yaml"), _FEW_STEPS if IS_SHORT else [])
+    fit(build_config(RunConfig, mapping), folder, is_quiet=True)
+    return open_run(folder)
