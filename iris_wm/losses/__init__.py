@@ -1,1 +1,1 @@
-
+"""Losses as functions: tensors in, named scalars out."""

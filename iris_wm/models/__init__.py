@@ -1,1 +1,1 @@
-
+"""The networks: tensors in, tensors out."""
