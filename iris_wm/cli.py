@@ -111,6 +111,21 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--open", action="store_true", help="open the browser")
     play.set_defaults(run_command=_play)
 
+    quality = commands.add_parser(
+        "evaluate-dream", help="measure the dreams: JSON, plots and a page", allow_abbrev=False
+    )
+    quality.add_argument("runs", metavar="RUN", nargs="+", help="several runs of one game are compared")
+    quality.add_argument(
+        "--episodes", type=int, default=16, help="new real episodes, played by the first run"
+    )
+    quality.add_argument("--max-steps", type=int, default=500, help="of an episode")
+    quality.add_argument("--horizon", type=int, default=50, help="dreamed steps")
+    quality.add_argument("--starts", type=int, default=128, help="dreams")
+    quality.add_argument("--temperature", type=float, default=1.0, help="of the dreams")
+    quality.add_argument("--seed", type=int, default=0)
+    quality.add_argument("--output", metavar="FOLDER", help="(default: dream-quality in the first RUN)")
+    quality.set_defaults(run_command=_evaluate_dream)
+
     checkpoint = commands.add_parser("checkpoint", help="verify, list, prune, export", allow_abbrev=False)
     actions = checkpoint.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("verify", "check every file"), ("list", "show a run's checkpoints")):
@@ -286,6 +301,47 @@ def _play(options: argparse.Namespace, rest: list[str]) -> int:
             opens_browser=options.open,
             announce=lambda line: print(line, flush=True),
         )
+    return 0
+
+
+def _evaluate_dream(options: argparse.Namespace, rest: list[str]) -> int:
+    from rich.progress import Progress
+
+    from iris_wm.dream_report import describe, write_dream_report
+    from iris_wm.evaluation.dream_quality import collect_held_out, evaluate_dream
+    from iris_wm.imagination.token_env import SamplingConfig
+    from iris_wm.run import open_run
+
+    sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")
+    runs = [open_run(path) for path in options.runs]
+    env = runs[0].config.env
+    for run in runs[1:]:
+        if run.config.env != env:
+            raise ValueError(f'run "{run.path}": expected the game and frames of {runs[0].path}, got others')
+    episodes = collect_held_out(
+        runs[0].agent, env, num_episodes=options.episodes, max_steps=options.max_steps, seed=options.seed
+    )
+    qualities = []
+    with Progress(transient=True) as bar:
+        for run in runs:
+            task = bar.add_task(run.path.name, total=options.starts)
+            qualities.append(
+                evaluate_dream(
+                    run.agent,
+                    episodes,
+                    horizon=options.horizon,
+                    num_starts=options.starts,
+                    seed=options.seed,
+                    sampling=sampling,
+                    name=run.path.name,
+                    game=env.id,
+                    on_progress=lambda finished, task=task: bar.update(task, completed=finished),  # type: ignore[misc]
+                )
+            )
+    page = write_dream_report(qualities, options.output or runs[0].path / "dream-quality")
+    for quality in qualities:
+        print(describe(quality))
+    print(f"report: {page}")
     return 0
 
 

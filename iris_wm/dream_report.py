@@ -59,6 +59,20 @@ def write_dream_report(qualities: Sequence[DreamQuality], folder: str | Path) ->
     return path
 
 
+def describe(quality: DreamQuality) -> str:
+    """The main numbers in a line."""
+    ten = min(10, quality.horizon)
+    parts = [f"{quality.name}: after {ten} dreamed steps"]
+    for name, words in (("token_accuracy", "tokens right"), ("objects", "moving objects at their place")):
+        parts.append(f"{_percent(_at(quality.curves[name], ten))} {words}")
+    error, still = (_at(quality.curves[name], ten) for name in ("frame_l1", "still_l1"))
+    parts.append(f"frame error {_number(error)} (unmoved start {_number(still)})")
+    ends = quality.events["termination"]["all"]
+    if ends is not None and ends.auc is not None:
+        parts.append(f"AUC of ends {ends.auc:.2f}")
+    return ", ".join(parts)
+
+
 def _new_figure(width: float, height: float) -> Figure:
     made = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(made)
