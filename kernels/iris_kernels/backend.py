@@ -34,10 +34,18 @@ def triton_is_installed() -> bool:
 
 @functools.cache
 def _device_problem(index: int) -> str | None:
+    if not torch.cuda.is_available():
+        return None  # fake CUDA tensors while something is traced
     capability = torch.cuda.get_device_capability(index)
     if capability < MINIMUM_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}, the kernels need 8.0"
     return None
+
+
+def _wrong_device(device: torch.device) -> str | None:
+    if not torch.cuda.is_initialized() or device.index in (None, torch.cuda.current_device()):
+        return None
+    return f"its tensors are on {device}, but the current device is cuda:{torch.cuda.current_device()}"
 
 
 def _interpreter_is_on() -> bool:
@@ -65,8 +73,8 @@ def use_triton(op: str, device: torch.device, problem: str | None) -> bool:
         )
     if not triton_is_installed():
         problem = "Triton is not installed"
-    elif device.type == "cuda" and problem is None and torch.cuda.is_available():
-        problem = _device_problem(device.index or 0)
+    elif device.type == "cuda" and problem is None:
+        problem = _device_problem(device.index or 0) or _wrong_device(device)
     if problem is None:
         return True
     if (op, problem) not in _already_warned:

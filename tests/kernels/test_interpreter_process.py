@@ -11,14 +11,30 @@ import pytest
 INTERPRETER_TESTS = sorted((Path(__file__).parent / "interpreter").glob("test_*.py"))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize("path", INTERPRETER_TESTS, ids=lambda path: path.stem)
-def test_kernels_in_the_interpreter(path: Path) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    environment.pop("IRIS_KERNELS_BACKEND", None)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)]
-    done = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=290
-    )
+ROOT = Path(__file__).parents[2]
+GOLDEN = "tests/interop/test_golden.py"
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+def run_interpreted(*arguments: str, timeout: float, **variables: str) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", **variables}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("path", INTERPRETER_TESTS, ids=lambda path: path.stem)
+def test_kernels_in_the_interpreter(path: Path) -> None:
+    run_interpreted(str(path), timeout=290)
+
+
+def test_golden_world_model_with_the_kernels() -> None:
+    run_interpreted(GOLDEN, "-k", "world_model", timeout=290, IRIS_KERNELS_BACKEND="triton")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_all_golden_vectors_with_the_kernels() -> None:
+    run_interpreted(GOLDEN, "--timeout=600", timeout=1190, IRIS_KERNELS_BACKEND="triton")
