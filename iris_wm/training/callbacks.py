@@ -19,6 +19,8 @@ from iris_wm.training.progress import InterruptedStep, RunProgress, StopRequest
 from iris_wm.training.schedule import COLLECTION_CHUNK, num_collection_steps, num_steps
 from iris_wm.training.token_cache import TokenCache
 
+BACKGROUND_FRAMES = 1000
+
 
 def log(trainer: pl.Trainer, values: dict[str, float], epoch: int, env_steps: int) -> None:
     """Tell every logger; the x axis is always env_steps."""
@@ -60,6 +62,11 @@ class EpochWork(pl.Callback):
             self._collect(pl_module, batch)
         elif batch.component == "tokenizer" and batch.index == 0:
             pl_module.token_cache.invalidate()
+            tokenizer = pl_module.agent.tokenizer
+            is_first = batch.epoch == self.config.training.tokenizer.start_after_epoch + 1
+            if tokenizer.config.has_background and is_first:
+                first_frames = torch.arange(min(self.data.replay.num_steps, BACKGROUND_FRAMES))
+                tokenizer.set_background(self.data.replay.frames_at(first_frames))
         elif batch.component in ("world_model", "actor_critic") and not pl_module.token_cache.is_fresh:
             self._fill_cache(pl_module, batch.epoch)
         elif batch.component == "evaluation":

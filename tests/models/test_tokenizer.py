@@ -87,6 +87,32 @@ def test_gradient_reaches_the_encoder(tokenizer, frames):
     tokenizer.zero_grad()
 
 
+def test_background(frames):
+    """It is taken off before encoding and put under what is decoded; without it nothing has changed."""
+    torch.manual_seed(0)
+    sizes = {"codebook_size": 16, "embedding_dim": 8}
+    tokenizer = Tokenizer(TokenizerConfig(SMALL, has_background=True, **sizes))
+    plain = Tokenizer(TokenizerConfig(SMALL, **sizes))
+    plain.load_state_dict(
+        {name: value for name, value in tokenizer.state_dict().items() if name != "background"}
+    )
+    assert torch.equal(tokenizer.encode(frames), plain.encode(frames))  # it is zero so far
+    still = frames[0, 0].expand(4, -1, -1, -1)
+    tokenizer.set_background(still)
+    assert torch.allclose(tokenizer.background, tokenizer.normalize(frames[0, 0]), atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(
+            tokenizer.latents(still), plain.to_codes(plain.encoder(torch.zeros(4, 3, 64, 64))), atol=1e-5
+        )
+    tokens = tokenizer.encode(frames[0])
+    added = plain.decode(tokens) + tokenizer.background.detach() / 2
+    inside = (plain.decode(tokens) > 0) & (plain.decode(tokens) < 1)
+    assert torch.allclose(tokenizer.decode(tokens)[inside], added.clamp(0, 1)[inside], atol=1e-5)
+    output = tokenizer(frames[0])
+    output.reconstructions.sum().backward()
+    assert tokenizer.background.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

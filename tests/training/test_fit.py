@@ -195,6 +195,18 @@ def test_every_network_has_learned(reference, tiny_run):
         )
 
 
+def test_the_background_starts_as_the_mean_of_the_first_frames(tiny_run, tmp_path):
+    overrides = (
+        "tokenizer.has_background=true",
+        "training.num_epochs=1",
+        "training.tokenizer.learning_rate=1e-9",
+    )
+    result = fit(tiny_run(*overrides), tmp_path / "run", is_quiet=True)
+    frames = torch.cat([part["frames"] for part in load_checkpoint(newest(tmp_path / "run")).replay_parts()])
+    tokenizer = result.agent.tokenizer
+    assert torch.allclose(tokenizer.background, tokenizer.normalize(frames).mean(0), atol=1e-5)
+
+
 # ---- stopping and going on ----
 
 
@@ -332,7 +344,7 @@ def test_time_is_up(tiny_run, tmp_path):
          "imagination.burn_in=1"),
         ("world_model.prediction=parallel", "world_model.attention=block_causal", "collection.max_action_hold=4",
          "collection.epsilon_before_policy=0.5", "env.id=Breakout"),
-        ("trainer.precision=bf16", "imagination.burn_in=0"),
+        ("trainer.precision=bf16", "imagination.burn_in=0", "tokenizer.has_background=true"),
     ],
     ids=["tokens parallel", "fsq burn_in", "block_causal Breakout", "bf16"],
 )  # fmt: skip
