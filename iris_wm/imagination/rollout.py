@@ -86,6 +86,7 @@ class Imagination:
         state: PolicyState,
         seed: int,
         past: list[tuple[Tensor, Tensor]] | None = None,
+        first_inputs: Tensor | None = None,
     ) -> Rollout:
         """Roll out the policy from real frames.
 
@@ -94,12 +95,15 @@ class Imagination:
             state: the policy's memory of what came before.
             seed: of all draws.
             past: earlier real steps for the world model, oldest first: (obs_tokens (B, K), actions (B,)).
+            first_inputs: policy_inputs(obs_tokens), where the caller has them; decoded here otherwise.
         """
         self.token_env.refresh_weights()
         if not self._should_use_cuda_graph:
             self.token_env.seed.fill_(seed)
-            return self._roll_out(obs_tokens, state, past or [])
+            return self._roll_out(obs_tokens, state, past or [], first_inputs)
         inputs = {"obs_tokens": obs_tokens, "hidden": state.hidden, "cell": state.cell}
+        if first_inputs is not None:
+            inputs["first_inputs"] = first_inputs
         for i, (tokens, actions) in enumerate(past or []):
             inputs |= {f"past_tokens_{i}": tokens, f"past_actions_{i}": actions}
         if self._graph is None:
@@ -121,13 +125,21 @@ class Imagination:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # compile every kernel before the capture
-            self._roll_out(static["obs_tokens"], state, past)
+            self._roll_out(static["obs_tokens"], state, past, static.get("first_inputs"))
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._static_output = self._roll_out(static["obs_tokens"], state, past)
+            self._static_output = self._roll_out(
+                static["obs_tokens"], state, past, static.get("first_inputs")
+            )
 
-    def _roll_out(self, obs_tokens: Tensor, state: PolicyState, past: list[tuple[Tensor, Tensor]]) -> Rollout:
+    def _roll_out(
+        self,
+        obs_tokens: Tensor,
+        state: PolicyState,
+        past: list[tuple[Tensor, Tensor]],
+        first_inputs: Tensor | None,
+    ) -> Rollout:
         env = self.token_env
         with torch.autocast(env.device.type, enabled=False):
             env.reset(obs_tokens, env.seed, past)
@@ -137,7 +149,8 @@ class Imagination:
             name: [] for name in ("inputs", "obs_tokens", "actions", "rewards", "terminations")
         }
         for t in range(self.config.horizon):
-            inputs = self.policy_inputs(obs_tokens)
+            is_given = t == 0 and first_inputs is not None
+            inputs = first_inputs if is_given else self.policy_inputs(obs_tokens)
             output, state = self.actor_critic(inputs, state)
             actions = iris_kernels.sample_tokens(output.action_logits.float(), env.seed, self._action_draw)
             self._action_draw.add_(1)

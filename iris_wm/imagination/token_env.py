@@ -82,7 +82,9 @@ class TokenEnv:
         transformer = world_model.transformer
         self.device = transformer.ln_out.weight.device
         num_queries = self.layout.tokens_per_frame if self.is_parallel else 0
-        self.cache = transformer.new_cache(batch_size, self.layout.max_tokens + num_queries, dtype)
+        # One query against many keys in bfloat16 is slower on a CPU than in float32.
+        cache_dtype = torch.float32 if self.device.type == "cpu" else dtype
+        self.cache = transformer.new_cache(batch_size, self.layout.max_tokens + num_queries, cache_dtype)
         self._layers = [DecodeWeights.of(block, dtype) for block in transformer.blocks]
         self._ln_out = grouped(transformer.ln_out, dtype)
         self._head = [grouped(world_model.observation_head[i], dtype) for i in (0, 2)]
@@ -242,11 +244,17 @@ class TokenEnv:
         positions = world_model.position_embedding.weight[first : first + layout.tokens_per_frame]
         hidden = self._feed(embeddings, positions + world_model.query_embedding.weight)
         hidden = world_model.transformer.ln_out(hidden[:, layout.tokens_per_frame :])
-        logits = world_model.observation_head(hidden[:, 1:])
+        logits = self._observation_logits(hidden[:, 1:])
         sampling = self.sampling
         tokens = self._sample(logits.flatten(0, 1), sampling.top_k, sampling.top_p)
         tokens = tokens.view(-1, layout.tokens_per_frame)
         return tokens, hidden[:, 0], logits if with_logits else None
+
+    def _observation_logits(self, hidden: Tensor) -> Tensor:
+        """(B, K, C) float32 -> (B, K, V) float32, by the head's weights in the dtype of this environment."""
+        (weight_1, bias_1), (weight_2, bias_2) = self._head
+        inner = torch.nn.functional.linear(hidden.to(weight_1.dtype), weight_1[0], bias_1[0]).relu()
+        return torch.nn.functional.linear(inner, weight_2[0], bias_2[0]).float()
 
     def _sample(self, logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
         """One class a row of (M, num_classes) logits; (M,) int64."""

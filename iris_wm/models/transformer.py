@@ -7,6 +7,7 @@ import iris_kernels
 import torch
 from torch import Tensor, nn
 
+from iris_wm.models.blockwise_attention import blockwise_attention
 from iris_wm.models.kv_cache import KVCache
 
 
@@ -37,20 +38,23 @@ class TransformerBlock(nn.Module):
         """(B, S, C) -> (B, S, C)."""
         qkv = self.qkv(self.ln_1(x)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        seed = torch.randint(2**31, (1,), device=x.device) if dropout else None
-        mixed = iris_kernels.attention(
-            qkv[0],
-            qkv[1],
-            qkv[2],
-            mask=pattern.mask,
-            tokens_per_step=pattern.tokens_per_step,
-            is_block_causal=pattern.is_block_causal,
-            dropout=dropout,
-            seed=seed,
-        )
+        mixed = _attend(qkv[0], qkv[1], qkv[2], pattern, dropout)
         x = x + nn.functional.dropout(self.out(mixed.transpose(1, 2).flatten(2)), dropout)
         hidden = nn.functional.gelu(self.fc_1(self.ln_2(x)))
         return x + nn.functional.dropout(self.fc_2(hidden), dropout)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern, dropout: float) -> Tensor:
+    """(B, N, S, D) each -> (B, N, S, D)."""
+    options: dict[str, Any] = {
+        "mask": pattern.mask,
+        "tokens_per_step": pattern.tokens_per_step,
+        "is_block_causal": pattern.is_block_causal,
+    }
+    if q.device.type == "cpu" and (dropout or pattern.mask != "causal"):
+        return blockwise_attention(q, k, v, dropout=dropout, **options)
+    seed = torch.randint(2**31, (1,), device=q.device) if dropout else None
+    return iris_kernels.attention(q, k, v, dropout=dropout, seed=seed, **options)
 
 
 class Transformer(nn.Module):
@@ -140,7 +144,7 @@ def decode(
         x: (B, n, C) float32, embedded. The last n - num_context rows are prediction queries: they see everything
             and each other, and the cache forgets them.
         weights: of each layer.
-        cache: advanced in place by num_context (n when None).
+        cache: advanced in place by num_context (n when None); its dtype may differ from the weights'.
         num_heads: N.
         num_context: rows that stay in the cache.
         is_block_causal: the context rows see each other in both directions.
@@ -153,7 +157,7 @@ def decode(
     for layer, keys, values in zip(weights, cache.keys, cache.values, strict=True):
         qkv = iris_kernels.ln_linear(residual, *layer.ln_1, *layer.qkv)
         mixed = iris_kernels.decode_attention(
-            qkv.view(1, batch_size, num_new, 3 * embed_dim),
+            qkv.view(1, batch_size, num_new, 3 * embed_dim).to(keys.dtype),
             keys[None],
             values[None],
             cache.position,
@@ -161,7 +165,8 @@ def decode(
             num_context=num_context,
             is_block_causal=is_block_causal,
         )
-        residual = iris_kernels.linear_residual(mixed.view(1, -1, embed_dim), *layer.out, residual)
+        mixed = mixed.view(1, -1, embed_dim).to(qkv.dtype)
+        residual = iris_kernels.linear_residual(mixed, *layer.out, residual)
         hidden = iris_kernels.ln_linear(residual, *layer.ln_2, *layer.fc_1, activation="gelu")
         residual = iris_kernels.linear_residual(hidden, *layer.fc_2, residual)
     cache.position.add_(num_new if num_context is None else num_context)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iris_wm.models.autoencoder import AutoencoderConfig, Decoder, Encoder
+from iris_wm.models.autoencoder import AutoencoderConfig, Decoder, Encoder, Upsample
 
 
 def small(**values) -> AutoencoderConfig:
@@ -56,6 +56,20 @@ def test_each_frame_of_a_batch_is_on_its_own():
     together = encoder(frames)
     alone = torch.cat([encoder(frame[None]) for frame in frames])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 3), (1, 1)])
+def test_upsampling_before_the_pixels_are_doubled_is_the_same(size):
+    torch.manual_seed(0)
+    upsample = Upsample(32)
+    maps = torch.randn(2, 32, *size).contiguous(memory_format=torch.channels_last)
+    plain = upsample(maps)
+    with torch.no_grad():
+        merged = upsample(maps)
+    assert plain.requires_grad
+    assert merged.shape == plain.shape
+    assert merged.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(merged, plain, atol=1e-5)
 
 
 def test_every_weight_gets_a_gradient():
