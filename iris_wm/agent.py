@@ -90,10 +90,15 @@ class Agent(nn.Module):
 
         Returns:
             actions (B,) int64 on the CPU, and the memory for the next call.
+
+        Raises:
+            FloatingPointError: the policy's logits are not finite.
         """
         obs_tokens = self.tokenizer.encode(frames.to(self.device))
         output, state = self.actor_critic(policy_inputs(self.tokenizer, self.actor_critic, obs_tokens), state)
         logits = output.action_logits.float().cpu()
+        if not bool(torch.isfinite(logits).all()):
+            raise FloatingPointError("action_logits of the policy are not finite")
         if temperature == 0:
             actions = logits.argmax(-1)
         else:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         from iris_wm.checkpoint.errors import RunError, exit_code
 
-        is_expected = isinstance(error, RunError | ValueError | OSError | MemoryError)
+        is_expected = isinstance(error, RunError | ValueError | OSError | MemoryError | FloatingPointError)
         if is_debug or not is_expected:
             raise
         message = " ".join(str(error).split()) or type(error).__name__

@@ -1,5 +1,6 @@
 """Plays the environment with the agent and puts every step into the replay."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +147,8 @@ class Collector:
 
     def _step_env(self, i: int, action: int) -> FinishedEpisode | None:
         observation, reward, terminated, truncated, _ = self.envs[i].step(action)
+        if not math.isfinite(reward):
+            raise FloatingPointError(f"reward of the environment is {reward}")
         frame = self._frames[i]
         assert frame is not None
         self.replay.append(

@@ -41,9 +41,13 @@ class RunInUse(DamagedState):
 
 
 class NumericFailure(RunError):
-    """A number that must be finite is not."""
+    """A number that must be finite is not. tensor: its name."""
 
     exit_code = EXIT_NUMERIC
+
+    def __init__(self, message: str, tensor: str = "") -> None:
+        super().__init__(message)
+        self.tensor = tensor
 
 
 class ResourceError(RunError):
@@ -62,6 +66,8 @@ def exit_code(error: BaseException) -> int:
     """The exit code a program should end with because of ``error``."""
     if isinstance(error, RunError):
         return error.exit_code
+    if isinstance(error, FloatingPointError):
+        return EXIT_NUMERIC
     if isinstance(error, (OSError, MemoryError)):
         return EXIT_RESOURCES
     return EXIT_USAGE if isinstance(error, ValueError) else 1

@@ -18,6 +18,7 @@ from iris_wm.training.module import IrisModule
 from iris_wm.training.progress import InterruptedStep, RunProgress, StopRequest
 from iris_wm.training.schedule import COLLECTION_CHUNK, num_collection_steps, num_steps
 from iris_wm.training.token_cache import TokenCache
+from iris_wm.training.watch import check_weights
 
 BACKGROUND_FRAMES = 1000
 
@@ -58,6 +59,16 @@ class EpochWork(pl.Callback):
         assert pl_module.token_cache is not None
         self.display.begin_step(self.progress, batch)
         self._started = time.monotonic()
+        try:
+            self._prepare(pl_module, batch)
+        except FloatingPointError as error:
+            raise NumericFailure(
+                f"{batch.component}: {error} at epoch {batch.epoch}, step {batch.index}",
+                tensor=str(error).split()[0],
+            ) from None
+
+    def _prepare(self, pl_module: IrisModule, batch: Step) -> None:
+        assert pl_module.token_cache is not None
         if batch.component == "collection":
             self._collect(pl_module, batch)
         elif batch.component == "tokenizer" and batch.index == 0:
@@ -241,9 +252,7 @@ class Saver(pl.Callback):
         """One checkpoint of everything; refused if a weight is not finite."""
         module = trainer.lightning_module
         assert isinstance(module, IrisModule)
-        for name, weight in module.agent.weights().items():
-            if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-                raise NumericFailure(f"{name} is not finite; not saved, the last checkpoint is kept")
+        check_weights(module.agent, "not saved, the last checkpoint is kept")
         trainer.save_checkpoint(f"step-{self.progress.total_steps}")
         self._last_save = time.monotonic()
 

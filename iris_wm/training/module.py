@@ -26,7 +26,7 @@ from iris_wm.training.token_cache import TokenCache
 class IrisModule(pl.LightningModule):
     """Trains one network a step, as the step says; collection and evaluation are a callback's work.
 
-    sampler, token_cache: set by that callback before the first step.
+    sampler, token_cache: set by that callback before the first step. segment: what the last step has drawn.
     """
 
     def __init__(self, config: RunConfig, num_actions: int) -> None:
@@ -39,6 +39,7 @@ class IrisModule(pl.LightningModule):
         self.token_cache: TokenCache | None = None
         self.imagination: Imagination | None = None
         self.metrics: dict[str, float] = {}
+        self.segment: Segment | None = None
         losses = config.losses.tokenizer
         # In a list, so that its frozen weights are no part of the module's state.
         self._perceptual = [LPIPS(losses.perceptual_weights)] if losses.perceptual == "lpips" else []
@@ -66,7 +67,8 @@ class IrisModule(pl.LightningModule):
         torch.manual_seed(stream_seed(self.config.seed, place, batch.index))
         assert self.sampler is not None
         losses: Callable[[Segment, Step], dict[str, Tensor]] = getattr(self, f"_{batch.component}_losses")
-        self._optimize(batch, losses(self.sampler.sample(batch), batch))
+        self.segment = self.sampler.sample(batch)
+        self._optimize(batch, losses(self.segment, batch))
 
     def _tokenizer_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
         frames = segment.frames.flatten(0, 1)
@@ -76,7 +78,8 @@ class IrisModule(pl.LightningModule):
         losses = tokenizer_loss(output, tokenizer.normalize(frames), self.config.losses.tokenizer, perceptual)
         if not bool(torch.isfinite(output.latents).all()):
             raise NumericFailure(
-                f"tokenizer: latents are not finite at epoch {batch.epoch}, step {batch.index}"
+                f"tokenizer: latents are not finite at epoch {batch.epoch}, step {batch.index}",
+                tensor="latents",
             )
         with torch.no_grad():
             used, perplexity = codebook_usage(output.obs_tokens, tokenizer.quantizer.codebook_size)
@@ -144,7 +147,7 @@ class IrisModule(pl.LightningModule):
         return losses
 
     def _optimize(self, batch: Step, losses: dict[str, Tensor]) -> None:
-        """Backward, clip, check, step. Nothing is applied unless every number is finite."""
+        """Backward, check, clip, step. Nothing is applied unless every number is finite."""
         component = batch.component
         where = f"epoch {batch.epoch}, step {batch.index}"
         optimizer = self.optimizers()[NETWORKS.index(component)]  # type: ignore[index]
@@ -153,13 +156,25 @@ class IrisModule(pl.LightningModule):
         self.manual_backward(loss)
         limit = getattr(self.config.training, component).max_grad_norm
         network: nn.Module = getattr(self.agent, component)
-        grad_norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+        gradients = {
+            name: parameter.grad
+            for name, parameter in network.named_parameters()
+            if parameter.grad is not None
+        }
+        grad_norm = nn.utils.get_total_norm(gradients.values())
         values = torch.stack([*losses.values(), grad_norm]).detach().tolist()
         for name, value in zip([*losses, "grad_norm"], values, strict=True):
             if not math.isfinite(value):
-                raise NumericFailure(f"{component}: {name} is {value} at {where}; no weight was changed")
+                bad = (key for key, gradient in gradients.items() if not bool(torch.isfinite(gradient).all()))
+                key = next(bad, "") if name == "grad_norm" else ""
+                raise NumericFailure(
+                    f"{component}: {name} is {value}{key and f' (gradient of {key})'} at {where}; "
+                    "no weight was changed",
+                    tensor=f"gradient of {component}.{key}" if key else f"{component}/{name}",
+                )
             self.metrics[f"{component}/{name}"] = value
         self.metrics[f"{component}/loss"] = sum(values[:-1])
+        nn.utils.clip_grads_with_norm_(network.parameters(), limit, grad_norm)
         optimizer.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from iris_wm.training.display import Display
 from iris_wm.training.loggers import MetricsLogger
 from iris_wm.training.module import IrisModule
 from iris_wm.training.progress import InterruptedStep, RunProgress, StopRequest
+from iris_wm.training.watch import CodebookWatch, FailureReport
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
         io = RunCheckpointIO(run, module.agent.config)
         with Display(config, console, is_quiet) as display:
             callbacks: list[pl.Callback] = [
+                FailureReport(run.path),
                 EpochWork(config, data, progress, stop, display),
                 Metrics(progress),
+                CodebookWatch(console),
                 Saver(config, data, progress, stop, io),
             ]
             trainer = build_trainer(config, run, callbacks, io)
