@@ -1,0 +1,146 @@
+"""Starts iris-wm processes by forking, so that a test of many starts does not import torch for each.
+
+    python tests/reliability/fork_server.py
+
+Reads one JSON object a line: {"arguments": [...], "output": FILE, "hook": {...} or null} starts a process and
+answers {"pid": ...}; {"wait": PID} answers {"code": ...}, minus the signal's number for a process that was killed.
+
+A hook makes the process do something to itself at one place: {"place": ..., "call": N, "what": ..., "note": FILE}.
+The N-th time that the place is reached, what happens is: "SIGTERM", "SIGTERM twice", ... (the time goes to the
+note), "exit" (as if the power failed), "sleep", or an injected number or error.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iris_wm import __main__, collection
+from iris_wm.checkpoint import durable
+from iris_wm.training import callbacks, module, token_cache, train
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "collection": (collection.Collector, "_step_env"),
+    "tokenizer": (module.IrisModule, "_tokenizer_losses"),
+    "cache": (token_cache.TokenCache, "fill"),
+    "world_model": (module.IrisModule, "_world_model_losses"),
+    "actor_critic": (module.IrisModule, "_actor_critic_losses"),
+    "evaluation": (callbacks, "evaluate"),
+    "save": (durable, "write_file"),
+    "step": (module.IrisModule, "training_step"),
+    "optimize": (module.IrisModule, "_optimize"),
+    "collect": (collection.Collector, "collect"),
+    "start": (train, "build_trainer"),
+}
+
+
+def poison(tensor: torch.Tensor) -> None:
+    with torch.no_grad():
+        tensor.view(-1)[0] = float("nan")
+
+
+def act(hook: dict[str, Any], arguments: tuple[Any, ...]) -> None:
+    """What happens at the place."""
+    what: str = hook["what"]
+    if hook.get("note"):
+        Path(hook["note"]).write_text(repr(time.monotonic()))
+    if what.startswith("SIG"):
+        name, _, twice = what.partition(" ")
+        number = signal.Signals[name]
+        if twice:
+            threading.Timer(hook.get("after", 0.1), os.kill, (os.getpid(), number)).start()
+        os.kill(os.getpid(), number)
+    elif what == "exit":
+        os._exit(9)
+    elif what == "sleep":
+        time.sleep(60)
+    elif what == "disk full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    elif what == "codebook":
+        poison(arguments[0].agent.tokenizer.quantizer.codebook)
+    elif what == "parameter":
+        poison(next(arguments[0].agent.world_model.parameters()))
+    elif what == "loss":
+        losses = arguments[2]
+        name = next(iter(losses))
+        losses[name] = losses[name] * float("nan")
+    elif what == "gradient":
+        component = arguments[1].component
+        parameter = next(getattr(arguments[0].agent, component).parameters())
+        parameter.register_hook(lambda gradient: gradient * float("inf"))
+    elif what == "latent":
+        tokenizer = arguments[0].agent.tokenizer
+        original = tokenizer.latents
+        tokenizer.latents = lambda frames: original(frames) * float("nan")
+    elif what == "logits":
+        actor_critic = arguments[0].agent.actor_critic
+        actor_critic.actor.register_forward_hook(lambda layer, inputs, output: output * float("nan"))
+    elif what == "world model logits":
+        head = arguments[0].agent.world_model.observation_head
+        head.register_forward_hook(lambda layer, inputs, output: output * float("nan"))
+    elif what == "reward":
+        env = arguments[0].envs[0]
+        original_step: Callable[..., Any] = env.step
+
+        def step(action: int) -> Any:
+            observation, _, *rest = original_step(action)
+            return (observation, float("nan"), *rest)
+
+        env.step = step
+    else:
+        raise ValueError(what)
+
+
+def install(hook: dict[str, Any]) -> None:
+    """Put the hook at its place."""
+    owner, name = PLACES[hook["place"]]
+    original = getattr(owner, name)
+    calls = []
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == hook.get("call", 1):
+            act(hook, arguments)
+        return original(*arguments, **options)
+
+    setattr(owner, name, wrapped)
+
+
+def become(request: dict[str, Any]) -> int:
+    """The forked child's life."""
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2):
+        os.dup2(output, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)
+    sys.argv = ["iris-wm", *request["arguments"]]
+    if request.get("hook"):
+        install(request["hook"])
+    return __main__.main()
+
+
+def serve() -> int:
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            return become(request)
+        print(json.dumps({"pid": pid}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(serve())
