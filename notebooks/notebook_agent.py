@@ -4,6 +4,7 @@ The environment variable IRIS_WM_SHORT makes that one much smaller: enough to se
 """
 
 import os
+import warnings
 from pathlib import Path
 
 from iris_wm.config_file import apply_overrides, build_config, read_yaml
@@ -31,6 +32,7 @@ def open_agent(run: str = "") -> Run:
     if not IS_SHORT and any((demo / "checkpoints").glob("step-*")):
         return open_run(demo)
     folder = ROOT / "runs" / ("notebook-short" if IS_SHORT else "notebook")
+    warnings.filterwarnings("ignore", module="lightning")
     mapping = apply_overrides(read_yaml(ROOT / "configs" / "notebook.yaml"), _FEW_STEPS if IS_SHORT else [])
     fit(build_config(RunConfig, mapping), folder, is_quiet=True)
     return open_run(folder)
