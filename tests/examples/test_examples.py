@@ -1,0 +1,123 @@
+"""The examples run from the command line, shortened, on a run of the toy game."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iris_wm.agent import Agent, AgentConfig
+from iris_wm.checkpoint.folder import resume, save_checkpoint
+from iris_wm.checkpoint.run_folder import RunFolder
+from iris_wm.collection import play_episode
+from iris_wm.config_file import to_mapping
+from iris_wm.data.replay import Replay
+from iris_wm.envs import EnvConfig, make_env
+from iris_wm.models.actor_critic import ActorCriticConfig
+from iris_wm.models.autoencoder import AutoencoderConfig
+from iris_wm.models.tokenizer import TokenizerConfig
+from iris_wm.models.world_model import WorldModelConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of Catch with an untrained agent and some episodes."""
+    path = tmp_path_factory.mktemp("runs") / "catch"
+    env_config = EnvConfig(id="iris_wm/Catch-v0")
+    autoencoder = AutoencoderConfig(64, 32, (1, 1), 1, (), 16, patch_size=8)
+    agent = Agent(
+        AgentConfig(
+            3,
+            TokenizerConfig(autoencoder, codebook_size=32, embedding_dim=16),
+            WorldModelConfig(1, 2, 32, context_steps=6),
+            ActorCriticConfig("tokens", hidden_size=16, token_features=8),
+        )
+    ).eval()
+    replay = Replay(500)
+    for seed in range(4):
+        episode = play_episode(None, make_env(env_config), num_steps=50, seed=seed)
+        columns = (
+            episode.frames,
+            episode.actions,
+            episode.rewards,
+            episode.terminations,
+            episode.truncations,
+        )
+        replay.append(replay.start_episode(), *columns)
+    with RunFolder(path, {"seed": 0}, "env: {id: iris_wm/Catch-v0}\n") as run:
+        resume(run)
+        save_checkpoint(
+            run, step=1, env_steps=replay.num_steps, epoch=2, agent=agent.weights(),
+            agent_config=to_mapping(agent.config), training={}, replay=replay,
+        )  # fmt: skip
+    return path
+
+
+def run_example(name: str, run: Path, *options: str) -> str:
+    """What a script prints."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), str(run), "--horizon", "10", *options],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_ppo_in_one_file(run_folder: Path):
+    text = run_example(
+        "ppo_in_the_dream.py",
+        run_folder,
+        "--steps",
+        "64",
+        "--envs",
+        "4",
+        "--rollout",
+        "16",
+        "--episodes",
+        "2",
+    )
+    assert "PPO, trained in the dream" in text
+    assert "random policy" in text
+
+
+def test_stable_baselines(run_folder: Path):
+    pytest.importorskip("stable_baselines3")
+    text = run_example(
+        "sb3_ppo_in_the_dream.py", run_folder, "--steps", "64", "--envs", "4", "--episodes", "2"
+    )
+    assert "PPO, trained in the dream" in text
+
+
+def test_stable_baselines_checks_the_adapter(run_folder: Path):
+    pytest.importorskip("stable_baselines3")
+    import numpy as np
+    from stable_baselines3.common.env_checker import check_env
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    from iris_wm.imagination.dream_env import DreamEnv, DreamVectorEnv
+    from iris_wm.imagination.sb3 import Sb3DreamVecEnv
+    from iris_wm.registration import load_dreamer
+
+    agent, starts = load_dreamer(run_folder)
+    check_env(DreamEnv(agent, starts, horizon=20))
+    dreams = DreamVectorEnv(agent, starts, 3, horizon=5, autoreset_mode="SameStep")
+    env = VecMonitor(Sb3DreamVecEnv(dreams))
+    env.seed(3)
+    first = env.reset()
+    infos: list[dict] = []
+    for _ in range(12):
+        observations, rewards, _, info = env.step(np.zeros(3, dtype=np.int64))
+        infos += info
+    ended = [info for info in infos if "terminal_observation" in info]
+    assert len(ended) >= 6
+    assert all("episode" in info and info["terminal_observation"].shape == (64, 64, 3) for info in ended)
+    assert observations.shape == (3, 64, 64, 3)
+    assert rewards.shape == (3,)
+    env.seed(3)
+    assert (env.reset() == first).all()
+    with pytest.raises(ValueError, match="SameStep"):
+        Sb3DreamVecEnv(DreamVectorEnv(agent, starts, 3))
