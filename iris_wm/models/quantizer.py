@@ -69,7 +69,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        self.library = FSQ(list(levels))
+        with torch.device("cpu"):  # it computes with its tables at once, which meta tensors cannot
+            self.library = FSQ(list(levels))
         self.embedding_dim = len(levels)
         self.codebook_size = self.library.codebook_size
 

@@ -35,10 +35,10 @@ class TokenizerConfig:
             size = 1
             for levels in self.fsq_levels:
                 size *= levels
-            if size != self.codebook_size or min(self.fsq_levels) < 2:
+            if size != self.codebook_size or min(self.fsq_levels) < 3:
                 raise ValueError(
                     f"codebook_size: got {self.codebook_size}, expected {size}, "
-                    f"the product of fsq_levels {self.fsq_levels} (each at least 2)"
+                    f"the product of fsq_levels {self.fsq_levels} (each at least 3)"
                 )
 
     @property

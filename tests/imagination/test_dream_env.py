@@ -1,5 +1,6 @@
 """Dreams as Gymnasium environments: the contract, the window, new starts in a batch, bad input."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import iris_wm.registration  # noqa: F401 (registers)
+from iris_wm.agent import Agent
 from iris_wm.imagination.dream_batch import DreamBatch, DreamStarts
 from iris_wm.imagination.dream_env import DreamEnv, DreamVectorEnv
 from iris_wm.imagination.token_env import SamplingConfig
@@ -304,3 +306,11 @@ def test_runs_that_cannot_dream(tmp_path: Path, make_run):
         gymnasium.make("iris_wm/Dream-v0", run=make_run(epoch=3), num_starts=0)
     with pytest.raises(ValueError, match="replay is empty"):
         gymnasium.make("iris_wm/Dream-v0", run=make_run(epoch=3, num_steps=0))
+
+
+def test_an_agent_with_fsq_tokens_is_loaded_and_dreams(tmp_path: Path, frames, one_agent):
+    config = one_agent.config
+    tokenizer = dataclasses.replace(config.tokenizer, quantizer="fsq", fsq_levels=(4, 8))
+    agent = Agent(dataclasses.replace(config, tokenizer=tokenizer))
+    loaded = Agent.load(agent.save(tmp_path / "agent"))
+    assert same(play(DreamEnv(agent.eval(), frames), 0, 5), play(DreamEnv(loaded, frames), 0, 5))
