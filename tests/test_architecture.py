@@ -29,7 +29,7 @@ TABLE: dict[str, str] = {
     "training": "data checkpoint envs models imagination losses agent collection evaluation visualization",
     "interop": "models agent",
     "play": "data envs models imagination agent visualization",
-    "benchmark": "data checkpoint envs evaluation visualization",
+    "benchmark": "data checkpoint envs models imagination losses agent collection evaluation visualization training run",
     "run": "checkpoint agent evaluation training iris_wm",
     "dream_report": "evaluation visualization",
     "report": "data envs models agent collection evaluation visualization run",

@@ -105,12 +105,14 @@ class EpochWork(pl.Callback):
     def _collect(self, module: IrisModule, step: Step) -> None:
         collector, config = self.data.collector, self.config.collection
         if step.index == 0:
-            collector.refresh_memory()
+            with module.autocast():
+                collector.refresh_memory()
         total = num_collection_steps(self.config, step.epoch)
         chunk = COLLECTION_CHUNK * config.num_envs
         is_trained = step.epoch > self.config.training.actor_critic.start_after_epoch + 1
         epsilon = config.epsilon if is_trained else config.epsilon_before_policy
-        finished = collector.collect(min(chunk, total - step.index * chunk), epsilon)
+        with module.autocast():
+            finished = collector.collect(min(chunk, total - step.index * chunk), epsilon)
         for episode in finished:
             row = {"collection/return": episode.episode_return, "collection/length": episode.length}
             log(module.trainer, row, step.epoch, self.data.replay.num_steps)
@@ -127,7 +129,8 @@ class EpochWork(pl.Callback):
             self.display.work("encoding", done, total)
             self.stop.check()
 
-        module.token_cache.fill(module.agent.tokenizer, encode, decode, on_progress)
+        with module.autocast():
+            module.token_cache.fill(module.agent.tokenizer, encode, decode, on_progress)
 
     def _evaluate(self, module: IrisModule, step: Step) -> None:
         config = self.config.evaluation

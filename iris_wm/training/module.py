@@ -44,6 +44,15 @@ class IrisModule(pl.LightningModule):
         # In a list, so that its frozen weights are no part of the module's state.
         self._perceptual = [LPIPS(losses.perceptual_weights)] if losses.perceptual == "lpips" else []
 
+    @property
+    def is_bfloat16(self) -> bool:
+        """Whether the networks run in bfloat16."""
+        return self.config.trainer.precision == "bf16"
+
+    def autocast(self) -> torch.autocast:
+        """What Lightning puts around training steps, for the work between them."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bfloat16)
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimizer a network, in the order of NETWORKS."""
         training = self.config.training
@@ -109,10 +118,12 @@ class IrisModule(pl.LightningModule):
         first = indices.gather(1, is_real.long().argmax(1, keepdim=True))
         obs_tokens = self.token_cache.obs_tokens(torch.where(is_real, indices, first))
         state = actor_critic.initial_state(len(indices))
+        first_inputs = None
         if config.burn_in:
             with torch.no_grad():
                 if actor_critic.config.inputs == "frames":
-                    inputs = self.token_cache.reconstructions(indices[:, :-1])
+                    reconstructions = self.token_cache.reconstructions(indices)
+                    inputs, first_inputs = reconstructions[:, :-1], reconstructions[:, -1]
                 else:
                     inputs = self.agent.tokenizer.quantizer.lookup(obs_tokens[:, :-1])
                 _, state = actor_critic.sequence(inputs, state, is_real[:, :-1])
@@ -121,12 +132,17 @@ class IrisModule(pl.LightningModule):
             past = [(obs_tokens[:, t], segment.actions[:, t]) for t in range(config.burn_in)]
         if self.imagination is None or self.imagination.token_env.batch_size != len(indices):
             self.imagination = Imagination(
-                self.agent.tokenizer, self.agent.world_model, actor_critic, config, len(indices)
+                self.agent.tokenizer,
+                self.agent.world_model,
+                actor_critic,
+                config,
+                len(indices),
+                dtype=torch.bfloat16 if self.is_bfloat16 else torch.float32,
             )
         seed = stream_seed(
             self.config.seed, f"imagination {batch.epoch} rank {self.global_rank}", batch.index
         )
-        rollout = self.imagination.imagine(obs_tokens[:, -1], state, seed, past)
+        rollout = self.imagination.imagine(obs_tokens[:, -1], state, seed, past, first_inputs)
         hidden, _ = actor_critic.sequence(rollout.inputs, rollout.state)
         output = actor_critic.heads(hidden)
         losses = actor_critic_loss(
