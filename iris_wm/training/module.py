@@ -1,7 +1,7 @@
 """The LightningModule: three networks, three optimizers, one training step for each."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -181,12 +181,15 @@ class IrisModule(pl.LightningModule):
         values = torch.stack([*losses.values(), grad_norm]).detach().tolist()
         for name, value in zip([*losses, "grad_norm"], values, strict=True):
             if not math.isfinite(value):
-                bad = (key for key, gradient in gradients.items() if not bool(torch.isfinite(gradient).all()))
-                key = next(bad, "") if name == "grad_norm" else ""
+                weight, gradient = _first_bad(network.named_parameters()), _first_bad(gradients.items())
+                tensor = f"{component}/{name}"
+                if weight:
+                    tensor = f"{component}.{weight}"
+                elif name == "grad_norm" and gradient:
+                    tensor = f"gradient of {component}.{gradient}"
+                detail = "" if tensor.endswith(name) else f" because of {tensor}"
                 raise NumericFailure(
-                    f"{component}: {name} is {value}{key and f' (gradient of {key})'} at {where}; "
-                    "no weight was changed",
-                    tensor=f"gradient of {component}.{key}" if key else f"{component}/{name}",
+                    f"{component}: {name} is {value}{detail} at {where}; no weight was changed", tensor=tensor
                 )
             self.metrics[f"{component}/{name}"] = value
         self.metrics[f"{component}/loss"] = sum(values[:-1])
@@ -200,6 +203,11 @@ class IrisModule(pl.LightningModule):
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Take what on_save_checkpoint put in."""
         self.agent.load_weights(dict(state_dict))
+
+
+def _first_bad(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The name of the first tensor that is not finite."""
+    return next((name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())), "")
 
 
 def build_optimizer(network: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:

@@ -78,12 +78,15 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
             if checkpoint and checkpoint.manifest.epoch > config.training.num_epochs:
                 module.agent.load_weights(checkpoint.agent)
                 progress.load_state_dict(checkpoint.training[STATE_KEY])
-                console.print(f"{run.path} has finished its {config.training.num_epochs} epochs already")
+                console.print(
+                    f"{run.path} has finished its {config.training.num_epochs} epochs already", soft_wrap=True
+                )
                 return FitResult(module.agent.eval(), progress)
             if checkpoint:
                 manifest = checkpoint.manifest
                 console.print(
-                    f"continuing {run.path} at epoch {manifest.epoch}, {manifest.env_steps} env steps"
+                    f"continuing {run.path} at epoch {manifest.epoch}, {manifest.env_steps} env steps",
+                    soft_wrap=True,
                 )
             try:
                 trainer.fit(module, data, ckpt_path=str(checkpoint.folder) if checkpoint else None)
