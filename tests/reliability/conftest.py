@@ -119,7 +119,9 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _digest(run: Path) -> dict[str, str]:
     checkpoint = load_checkpoint(list_checkpoints(run)[0])
     # Lightning counts its own epochs and steps anew in every process; nothing reads them. Seconds are seconds.
-    training = {key: value for key, value in checkpoint.training.items() if key not in ("epoch", "global_step")}
+    training = {
+        key: value for key, value in checkpoint.training.items() if key not in ("epoch", "global_step")
+    }
     training[STATE_KEY] = {key: value for key, value in training[STATE_KEY].items() if key != "seconds"}
     replay: dict[str, Any] = {}
     for part in checkpoint.replay_parts():
@@ -129,7 +131,9 @@ def _digest(run: Path) -> dict[str, str]:
     result = {"metrics.csv": hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest()}
     result |= {f"replay/{name}": digest.hexdigest() for name, digest in replay.items()}
     for name, value in _leaves({"agent": checkpoint.agent, "training": training}):
-        data = value.contiguous().view(-1).numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()
+        data = (
+            value.contiguous().view(-1).numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()
+        )
         result[name] = hashlib.sha256(data).hexdigest()
     return result
 

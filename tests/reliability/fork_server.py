@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.tensorboard  # only so that every process finds it loaded
 
 from iris_wm import __main__, collection
+from iris_wm.benchmark import commands as commands
 from iris_wm.checkpoint import durable
 from iris_wm.training import callbacks, module, token_cache, train
 
@@ -120,7 +122,7 @@ def become(request: dict[str, Any]) -> int:
     for number in (1, 2):
         os.dup2(output, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
     sys.argv = ["iris-wm", *request["arguments"]]
     if request.get("hook"):
         install(request["hook"])

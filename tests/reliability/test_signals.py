@@ -56,7 +56,9 @@ def test_signal_in_a_phase(
     assert digest(run) == digest(undisturbed)
 
 
-def test_a_signal_before_the_first_step(processes, tiny_config, undisturbed, digest, newest_is_good, tmp_path):
+def test_a_signal_before_the_first_step(
+    processes, tiny_config, undisturbed, digest, newest_is_good, tmp_path
+):
     fit = ("fit", "--config", tiny_config, "--run", tmp_path / "run", "--quiet")
     finished = processes.run(*fit, hook={"place": "start", "what": "SIGTERM"})
     assert finished.code == 143, finished.text

@@ -1,0 +1,81 @@
+"""A number that is not finite stops the run with exit code 4 before it can reach a weight or a checkpoint."""
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from iris_wm.checkpoint.folder import load_checkpoint
+from iris_wm.checkpoint.verify import list_checkpoints
+from iris_wm.training.watch import PATIENCE, CodebookWatch
+
+# What, where it is put in (place and call), the phase that ends, and the tensor named.
+CASES = [
+    ("loss", "optimize", 9, "actor_critic", "actor_critic/policy_loss"),
+    ("gradient", "optimize", 7, "world_model", "gradient of world_model."),
+    ("latent", "optimize", 5, "tokenizer", "latents"),
+    ("codebook", "step", 9, "tokenizer", "tokenizer.quantizer"),
+    ("parameter", "step", 9, "world_model", "world_model."),
+    ("logits", "step", 7, "collection", "action_logits"),
+    ("reward", "collect", 3, "collection", "reward"),
+    ("world model logits", "optimize", 7, "world_model", "world_model/observation_loss"),
+]
+
+
+@pytest.mark.parametrize(("what", "place", "call", "phase", "tensor"), CASES, ids=[case[0] for case in CASES])
+def test_the_run_stops_and_says_why(processes, tiny_config, tmp_path, what, place, call, phase, tensor):
+    run = tmp_path / "run"
+    fit = ("fit", "--config", tiny_config, "--run", run, "--quiet", "--training.checkpoint_every_epochs", "1")
+    finished = processes.run(*fit, hook={"place": place, "call": call, "what": what})
+    assert finished.code == 4, finished.text
+    assert finished.text.count("\n") == 1, finished.text
+    report = json.loads((run / "failure" / "failure.json").read_text())
+    assert report["tensor"].startswith(tensor), report
+    assert report["message"] in finished.text
+    assert (report["phase"], report["epoch"] > 0, report["step"] >= 0) == (phase, True, True), report
+    batch = run / "failure" / "batch.safetensors"
+    if place == "optimize":
+        assert {"frames", "actions", "rewards", "is_real"} <= load_file(batch).keys()
+    for folder in list_checkpoints(run):
+        for name, weight in load_checkpoint(folder).agent.items():
+            assert not weight.is_floating_point() or torch.isfinite(weight).all(), name
+    assert len(list_checkpoints(run)) >= 1, "the last good one is kept"
+    if what == "loss":
+        assert processes.run(*fit).code == 0, "and the run goes on from it"
+
+
+def warnings_of(monkeypatch, shares: list[float]) -> list[str]:
+    from types import SimpleNamespace
+
+    from iris_wm.training import watch
+    from iris_wm.training.batches import Step
+
+    monkeypatch.setattr(watch, "IrisModule", SimpleNamespace)
+    console = Console(width=400, record=True, file=io.StringIO())
+    callback = CodebookWatch(console)
+    for epoch, share in enumerate(shares):
+        module = SimpleNamespace(
+            metrics={"tokenizer/codes_used": share * 512},
+            agent=SimpleNamespace(tokenizer=SimpleNamespace(quantizer=SimpleNamespace(codebook_size=512))),
+        )
+        trainer = SimpleNamespace(is_global_zero=True)
+        for index in range(2):
+            callback.on_train_batch_end(trainer, module, None, Step(epoch, "tokenizer", index, 2), index)
+        callback.on_train_batch_end(trainer, module, None, Step(epoch, "world_model", 0, 1), 2)
+        kept = callback.state_dict()
+        callback = CodebookWatch(console)
+        callback.load_state_dict(kept)
+    return console.export_text().splitlines()
+
+
+def test_a_collapsed_codebook_is_warned_of_once(monkeypatch):
+    lines = warnings_of(monkeypatch, [0.9] + [0.01] * 3 * PATIENCE)
+    assert len(lines) == 1
+    assert "codebook collapse: 5.1 of 512 codes" in lines[0]
+
+
+def test_a_short_nap_is_no_collapse(monkeypatch):
+    assert warnings_of(monkeypatch, ([0.01] * (PATIENCE - 1) + [0.06]) * 3) == []
