@@ -1,7 +1,7 @@
 """A GPT-style pre-norm transformer, whole sequences for training and through a cache for dreaming."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import iris_kernels
 import torch
