@@ -7,7 +7,7 @@ import os
 import warnings
 from pathlib import Path
 
-from iris_wm.config_file import apply_overrides, build_config, read_yaml
+from iris_wm.config_file import apply_overrides, build_config, config_hash, read_yaml
 from iris_wm.run import Run, open_run
 from iris_wm.training.config import RunConfig
 from iris_wm.training.train import fit
@@ -25,14 +25,16 @@ _FEW_STEPS = [
 
 
 def open_agent(run: str = "") -> Run:
-    """The run in the folder `run`; without one runs/demo if it is there, else runs/notebook, trained if need be."""
+    """The run in the folder `run`; without one runs/demo if it is there, else runs/notebook-..., trained if need be."""
     if run:
         return open_run(ROOT / run)
     demo = ROOT / "runs" / "demo"
     if not IS_SHORT and any((demo / "checkpoints").glob("step-*")):
         return open_run(demo)
-    folder = ROOT / "runs" / ("notebook-short" if IS_SHORT else "notebook")
     warnings.filterwarnings("ignore", module="lightning")
     mapping = apply_overrides(read_yaml(ROOT / "configs" / "notebook.yaml"), _FEW_STEPS if IS_SHORT else [])
-    fit(build_config(RunConfig, mapping), folder, is_quiet=True)
+    config = build_config(RunConfig, mapping)
+    # A run belongs to its config; another config, or another version's defaults, make another run.
+    folder = ROOT / "runs" / f"notebook-{config_hash(config)[:8]}"
+    fit(config, folder, is_quiet=True)
     return open_run(folder)

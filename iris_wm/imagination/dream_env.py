@@ -110,7 +110,9 @@ class DreamEnv(gymnasium.Env):
     """One dream. Every episode begins at a real frame; it ends when the world model says so or at the horizon.
 
     The world model sees at most context_steps steps. When they are full, the window slides: num_kept_steps past
-    steps stay (default: half), so a dream of any length goes on without forgetting how things move.
+    steps stay (default: half), so a dream of any length goes on without forgetting how things move. Measured on the
+    toy game Catch (docs, "Beyond the context"), 13 to 24 steps into a dream: frame error 0.050 with 0 kept steps,
+    0.049 with 1, 0.048 with 2 to 5 of 6.
 
     Args:
         agent: with a tokenizer and a world model; an `iris_wm.agent.Agent`.
