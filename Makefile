@@ -30,7 +30,7 @@ check: .venv/installed-test .venv/installed-check
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(PIP_INSTALL) -e ".[video,play,sweep,hub,eval]" --group test
+	$(PIP_INSTALL) -e ".[video,play,sweep,hub,sb3]" --group test
 	touch $@
 
 .venv/installed-check: .venv/installed

@@ -23,6 +23,8 @@ class ImaginationConfig:
     """Real steps the policy's memory sees before."""
     context: Literal["frame", "burn_in"] = "frame"
     """What the world model starts from. frame: the last real frame alone (the paper's). burn_in: the real steps too."""
+    context_overflow: Literal["restart", "slide"] = "restart"
+    """When the context is full. restart: forget all but the current frame (the paper's). slide: keep the last half."""
     temperature: float = 1.0
     """Of the world model's draws."""
 
@@ -67,7 +69,7 @@ class Imagination:
     ) -> None:
         self.tokenizer, self.actor_critic = tokenizer, actor_critic
         self.config = config
-        sampling = SamplingConfig(temperature=config.temperature)
+        sampling = SamplingConfig(temperature=config.temperature, context_overflow=config.context_overflow)
         self.token_env = TokenEnv(world_model, batch_size, sampling, dtype)
         self._action_draw = torch.zeros(1, dtype=torch.int64, device=self.token_env.device)
         self._should_use_cuda_graph = should_use_cuda_graph and self.token_env.device.type == "cuda"

@@ -160,9 +160,14 @@ class TokenEnv:
         self.cache.position.zero_()
         self._num_cached = 0
         world_model = self.world_model
-        for tokens, actions in past:
-            frame = world_model.token_embedding(tokens)
-            self._feed(torch.cat([frame, world_model.action_embedding(actions).unsqueeze(1)], dim=1))
+        if past:
+            tokens, actions = (torch.stack(column, dim=1) for column in zip(*past, strict=True))
+            steps = self.layout.interleave(
+                world_model.token_embedding(tokens), world_model.action_embedding(actions)
+            )
+            is_block_causal = world_model.config.attention == "block_causal"
+            for rows in steps.split(self.layout.tokens_per_step, dim=1) if is_block_causal else (steps,):
+                self._feed(rows)
         if not self.is_parallel and self.layout.tokens_per_frame > 1:
             self._feed(world_model.token_embedding(obs_tokens[:, :-1]))
 
