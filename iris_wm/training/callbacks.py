@@ -14,6 +14,7 @@ from iris_wm.training.checkpoint_io import STATE_KEY, RunCheckpointIO
 from iris_wm.training.config import RunConfig
 from iris_wm.training.datamodule import ReplayDataModule
 from iris_wm.training.display import Display
+from iris_wm.training.distributed import agree, check_same_experience
 from iris_wm.training.module import IrisModule
 from iris_wm.training.progress import InterruptedStep, RunProgress, StopRequest
 from iris_wm.training.schedule import COLLECTION_CHUNK, num_collection_steps, num_steps
@@ -89,6 +90,8 @@ class EpochWork(pl.Callback):
         """Count the step."""
         self.progress.position += 1
         self.progress.total_steps += 1
+        if batch.component == "collection":
+            check_same_experience(trainer, self.data.replay, self.progress.env_steps)
         self.progress.env_steps = self.data.replay.num_steps
         self.progress.add_seconds(batch.component, time.monotonic() - self._started)
         self.display.end_step(self.progress, batch)
@@ -206,6 +209,9 @@ class Saver(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Everything is where it belongs; from now on the replay's new steps go into checkpoints."""
         self.io.replay = self.data.replay
+        if trainer.world_size > 1:  # Lightning's own handler would communicate in the middle of anything
+            self.stop.is_shared = True
+            self.stop.listen()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
@@ -213,10 +219,10 @@ class Saver(pl.Callback):
         """Save where it is due; after the last step of an epoch that is left to the epoch's end."""
         if self.progress.position == num_steps(self.config, batch.epoch):
             return
-        minutes = (time.monotonic() - self._last_save) / 60
-        if self.stop.reason is not None:
+        is_due, should_stop = self._decide(trainer)
+        if should_stop:
             self.save_and_stop(trainer)
-        elif minutes >= self.config.training.checkpoint_every_minutes:
+        elif is_due:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -225,9 +231,9 @@ class Saver(pl.Callback):
         is_over = finished >= self.config.training.num_epochs
         curve = self.progress.curve
         was_evaluated = bool(curve) and curve[-1]["epoch"] == finished
-        if self.stop.reason is not None and not is_over:
+        is_due, should_stop = self._decide(trainer)
+        if should_stop and not is_over:
             self.save_and_stop(trainer)
-        is_due = time.monotonic() - self._last_save >= 60 * self.config.training.checkpoint_every_minutes
         is_due = is_due or finished % self.config.training.checkpoint_every_epochs == 0
         if is_over or was_evaluated or is_due:
             self.save(trainer)
@@ -248,8 +254,16 @@ class Saver(pl.Callback):
         """Leave the run so that the same command continues it."""
         self.save(trainer)
         raise Stopped(
-            f"{self.stop.reason}; saved at {self.progress.env_steps} env steps, same command continues"
+            f"{self.stop.reason or 'another process was asked to stop'}; saved at {self.progress.env_steps} "
+            "env steps, same command continues"
         )
+
+    def _decide(self, trainer: pl.Trainer) -> tuple[bool, bool]:
+        """Whether a save is due, and whether to stop; the same in all processes."""
+        minutes = (time.monotonic() - self._last_save) / 60
+        is_due = minutes >= self.config.training.checkpoint_every_minutes
+        decision = agree(trainer, 2 if self.stop.reason is not None else int(is_due))
+        return decision == 1, decision == 2
 
     def save(self, trainer: pl.Trainer) -> None:
         """One checkpoint of everything; refused if a weight is not finite."""

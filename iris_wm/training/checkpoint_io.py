@@ -18,15 +18,17 @@ class RunCheckpointIO(CheckpointIO):
     """Writes the Trainer's checkpoint dict as a checkpoint of the run folder, replay included.
 
     Lightning's loop counters are left out: our own place in the schedule (STATE_KEY) says where to go on.
+    run: None where another process writes.
     """
 
-    def __init__(self, run: RunFolder, agent_config: Any) -> None:
+    def __init__(self, run: RunFolder | None, agent_config: Any) -> None:
         self.run = run
         self.agent_config = to_mapping(agent_config)
         self.replay: ReplaySource | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """The folder's name follows from the step; path is only Lightning's name for it."""
+        assert self.run is not None, "only rank 0 saves"
         training = {key: value for key, value in checkpoint.items() if key not in ("state_dict", "loops")}
         state = checkpoint[STATE_KEY]
         save_checkpoint(

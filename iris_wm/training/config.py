@@ -111,6 +111,8 @@ class TrainerConfig:
     """auto: a GPU where there is one."""
     devices: int = 1
     """More than one train together (DDP)."""
+    timeout_minutes: float = 5.0
+    """Longest wait of processes that train together for one another; then the run ends."""
     precision: Literal["32", "bf16"] = "32"
     """bf16: networks run under bfloat16 autocast, the quantizer's distances and all losses stay float32."""
     num_threads: int = 0
@@ -119,6 +121,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise ValueError(f"devices: got {self.devices}, expected a positive integer")
+        if not 0 < self.timeout_minutes < float("inf"):
+            raise ValueError(f"timeout_minutes: got {self.timeout_minutes}, expected a number > 0")
         if self.num_threads < 0:
             raise ValueError(f"num_threads: got {self.num_threads}, expected 0 or more")
 

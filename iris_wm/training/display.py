@@ -1,7 +1,10 @@
 """Progress on the terminal: the run, the current phase with its rate, and a line after every epoch."""
 
+import resource
+import sys
 import time
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -104,9 +107,12 @@ class Display:
         )
 
     def _left(self, progress: RunProgress) -> str:
-        """Time left, from this process's seconds a scheduled step of each component."""
+        """Time left, from this run's seconds a scheduled step of each component, and the memory it will take."""
         left = projected_seconds(self.config, progress)
-        return "" if left is None else f"about {_duration(left)} left"
+        if left is None:
+            return ""
+        memory = f"memory up to {projected_memory(self.config, progress) / 1e9:.1f} GB"
+        return f"about {_duration(left)} left, {memory}"
 
 
 def projected_seconds(config: RunConfig, progress: RunProgress) -> float | None:
@@ -123,6 +129,23 @@ def projected_seconds(config: RunConfig, progress: RunProgress) -> float | None:
     if any(component not in progress.seconds or component not in done for component in left):
         return None
     return sum(num * progress.seconds[component] / done[component] for component, num in left.items())
+
+
+def projected_memory(config: RunConfig, progress: RunProgress) -> float:
+    """Bytes at the run's end: the most used so far, on the GPU where there is one, and what the replay still adds.
+
+    The replay of a GPU is allocated at the start. On a CPU the system gives it page by page, as frames arrive; and
+    reconstructions for a policy that sees frames grow with it everywhere.
+    """
+    pixels = 3 * config.env.resolution**2
+    missing = max(0, config.total_env_steps - progress.env_steps)
+    per_step = 0
+    if config.actor_critic.inputs == "frames" and config.imagination.burn_in:
+        per_step += 4 * pixels
+    if torch.cuda.is_available() and config.trainer.accelerator != "cpu":
+        return torch.cuda.max_memory_allocated() + missing * per_step
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) + missing * (per_step + pixels)
 
 
 def _duration(seconds: float) -> str:

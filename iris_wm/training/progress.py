@@ -44,10 +44,14 @@ class InterruptedStep(Exception):
 
 
 class StopRequest:
-    """Why the run should stop at the next step's end; None while it should not. Handlers only set it."""
+    """Why the run should stop at the next step's end; None while it should not. Handlers only set it.
+
+    is_shared: processes that train together stop together, so no step may be left midway.
+    """
 
     def __init__(self, max_minutes: float = 0.0) -> None:
         self._signal: str | None = None
+        self.is_shared = False
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else float("inf")
 
     @property
@@ -61,17 +65,21 @@ class StopRequest:
 
     def check(self) -> None:
         """Raise InterruptedStep if the run should stop."""
-        if self.reason is not None:
+        if self.reason is not None and not self.is_shared:
             raise InterruptedStep(self.reason)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
 
+    def listen(self) -> dict[signal.Signals, Any]:
+        """Take the signals; returns the handlers of before."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        return {number: signal.signal(number, self._handle) for number in numbers}
+
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Listen to SIGTERM, SIGINT and SIGUSR1; the handlers of before come back afterwards."""
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        before = {number: signal.signal(number, self._handle) for number in numbers}
+        before = self.listen()
         try:
             yield self
         finally:

@@ -2,28 +2,37 @@
 
 import logging
 import os
+import signal
+import sys
+import traceback
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from iris_wm.agent import Agent
-from iris_wm.checkpoint.errors import Stopped
-from iris_wm.checkpoint.folder import resume
+from iris_wm.checkpoint.errors import NumericFailure, ResourceError, Stopped
+from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint, resume
 from iris_wm.checkpoint.run_folder import RunFolder
+from iris_wm.checkpoint.verify import newest_verified
 from iris_wm.config_file import dump_yaml, to_mapping
 from iris_wm.envs import make_env
+from iris_wm.envs.snapshot import SnapshotEnv
 from iris_wm.training.callbacks import EpochWork, Metrics, Saver
 from iris_wm.training.checkpoint_io import STATE_KEY, RunCheckpointIO
 from iris_wm.training.config import RunConfig, TrainerConfig
 from iris_wm.training.datamodule import ReplayDataModule
 from iris_wm.training.display import Display
+from iris_wm.training.distributed import end_with_parent, is_lost_peer, own_rank
 from iris_wm.training.loggers import MetricsLogger
 from iris_wm.training.module import IrisModule
 from iris_wm.training.progress import InterruptedStep, RunProgress, StopRequest
@@ -54,71 +63,116 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
     check_machine(config.trainer)
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
-    console = Console(quiet=is_quiet)
+    rank = own_rank(config.trainer)
+    if rank:
+        end_with_parent()
+    console = Console(quiet=is_quiet or rank > 0)
     stop = StopRequest(config.training.max_minutes)
-    progress = RunProgress()
     envs = [make_env(config.env) for _ in range(config.collection.num_envs)]
-    num_actions = len(envs[0].action_names)
-    with stop.listening(), RunFolder(run_path, identity(config), dump_yaml(config)) as run:
-        checkpoint = resume(run)
-        for folder, reason in checkpoint.skipped if checkpoint else []:
-            console.print(f"skipped {folder.name}: {reason}", style="yellow", soft_wrap=True)
-        module = IrisModule(config, num_actions)
-        data = ReplayDataModule(config, module.agent, progress, envs)
-        io = RunCheckpointIO(run, module.agent.config)
-        with Display(config, console, is_quiet) as display:
-            callbacks: list[pl.Callback] = [
-                FailureReport(run.path),
-                EpochWork(config, data, progress, stop, display),
-                Metrics(progress),
-                CodebookWatch(console),
-                Saver(config, data, progress, stop, io),
-            ]
-            trainer = build_trainer(config, run, callbacks, io)
-            if checkpoint and checkpoint.manifest.epoch > config.training.num_epochs:
-                module.agent.load_weights(checkpoint.agent)
-                progress.load_state_dict(checkpoint.training[STATE_KEY])
-                console.print(
-                    f"{run.path} has finished its {config.training.num_epochs} epochs already", soft_wrap=True
-                )
-                return FitResult(module.agent.eval(), progress)
-            if checkpoint:
-                manifest = checkpoint.manifest
-                console.print(
-                    f"continuing {run.path} at epoch {manifest.epoch}, {manifest.env_steps} env steps",
-                    soft_wrap=True,
-                )
-            try:
-                trainer.fit(module, data, ckpt_path=str(checkpoint.folder) if checkpoint else None)
-            except InterruptedStep as interruption:
-                raise Stopped(f"{interruption}; saved, the same command continues the run") from None
-            except SIGTERMException:  # saved by then; too late to stop anything after the last step
-                if progress.epoch <= config.training.num_epochs:
-                    raise Stopped("received SIGTERM; saved, the same command continues the run") from None
+    with stop.listening():
+        if rank:
+            return _follow(config, Path(run_path), envs, console, stop)
+        with RunFolder(run_path, identity(config), dump_yaml(config)) as run:
+            return _train(config, run.path, run, resume(run), envs, console, stop)
+
+
+def _follow(
+    config: RunConfig, path: Path, envs: list[SnapshotEnv], console: Console, stop: StopRequest
+) -> FitResult:
+    """What a process that rank 0 has started does: the same, but it writes nothing, and its end is rank 0's."""
+    found = newest_verified(path)
+    try:
+        return _train(
+            config, path, None, load_checkpoint(found.folder) if found else None, envs, console, stop
+        )
+    except (Stopped, NumericFailure):  # raised in all processes; what rank 0 says counts
+        sys.exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os.kill(os.getppid(), signal.SIGKILL)  # rank 0 may hang
+        raise
+
+
+def _train(
+    config: RunConfig,
+    path: Path,
+    run: RunFolder | None,
+    checkpoint: Checkpoint | None,
+    envs: list[SnapshotEnv],
+    console: Console,
+    stop: StopRequest,
+) -> FitResult:
+    progress = RunProgress()
+    for folder, reason in checkpoint.skipped if checkpoint else []:
+        console.print(f"skipped {folder.name}: {reason}", style="yellow", soft_wrap=True)
+    module = IrisModule(config, len(envs[0].action_names))
+    data = ReplayDataModule(config, module.agent, progress, envs)
+    io = RunCheckpointIO(run, module.agent.config)
+    if checkpoint and checkpoint.manifest.epoch > config.training.num_epochs:
+        module.agent.load_weights(checkpoint.agent)
+        progress.load_state_dict(checkpoint.training[STATE_KEY])
+        console.print(f"{path} has finished its {config.training.num_epochs} epochs already", soft_wrap=True)
+        return FitResult(module.agent.eval(), progress)
+    with Display(config, console, console.quiet) as display:
+        callbacks: list[pl.Callback] = [
+            FailureReport(path),
+            EpochWork(config, data, progress, stop, display),
+            Metrics(progress),
+            CodebookWatch(console),
+            Saver(config, data, progress, stop, io),
+        ]
+        loggers = (
+            [MetricsLogger(run.metrics), TensorBoardLogger(path, name="", version="tensorboard")]
+            if run
+            else []
+        )
+        trainer = build_trainer(config, path, callbacks, io, loggers)
+        if checkpoint:
+            manifest = checkpoint.manifest
+            console.print(
+                f"continuing {path} at epoch {manifest.epoch}, {manifest.env_steps} env steps", soft_wrap=True
+            )
+        try:
+            trainer.fit(module, data, ckpt_path=str(checkpoint.folder) if checkpoint else None)
+        except InterruptedStep as interruption:
+            raise Stopped(f"{interruption}; saved, the same command continues the run") from None
+        except RuntimeError as error:
+            if trainer.world_size > 1 and is_lost_peer(error):
+                raise ResourceError(
+                    f"rank {trainer.global_rank}: another process of this run died or did not answer for "
+                    f"{config.trainer.timeout_minutes:g} minutes; the same command continues from the last checkpoint"
+                ) from None
+            raise
+        except SIGTERMException:  # saved by then; too late to stop anything after the last step
+            if progress.epoch <= config.training.num_epochs:
+                raise Stopped("received SIGTERM; saved, the same command continues the run") from None
     return FitResult(module.agent.eval(), progress)
 
 
 def build_trainer(
-    config: RunConfig, run: RunFolder, callbacks: list[pl.Callback], io: RunCheckpointIO
+    config: RunConfig, path: Path, callbacks: list[pl.Callback], io: RunCheckpointIO, loggers: list[Logger]
 ) -> pl.Trainer:
     """Lightning's Trainer with our persistence, our progress display and no validation loop."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings(
-        "ignore", message=".*(does not have many workers|val_dataloader|litlogger|LeafSpec|srun).*"
+        "ignore",
+        message=".*(does not have many workers|val_dataloader|litlogger|LeafSpec|Grad strides|srun).*",
     )
     return pl.Trainer(
-        default_root_dir=run.path,
+        default_root_dir=path,
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
-        strategy="ddp_find_unused_parameters_true" if config.trainer.devices > 1 else "auto",
+        strategy=DDPStrategy(
+            find_unused_parameters=True, timeout=timedelta(minutes=config.trainer.timeout_minutes)
+        )
+        if config.trainer.devices > 1
+        else "auto",
         precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
         max_epochs=-1,
         callbacks=callbacks,
-        plugins=[io],
-        logger=[
-            MetricsLogger(run.metrics),
-            TensorBoardLogger(run.path, name="", version="tensorboard"),
-        ],
+        plugins=[io, LightningEnvironment()],  # whatever a scheduler has put into the environment
+        logger=loggers,
         reload_dataloaders_every_n_epochs=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
