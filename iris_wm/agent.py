@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_wm.checkpoint.agent_files import CONFIG_FILE, load_agent, save_agent
+from iris_wm.checkpoint.hub import ModelCard, download, is_repo_id, upload
 from iris_wm.checkpoint.verify import newest_verified
 from iris_wm.config_file import build_config, to_mapping
 from iris_wm.data.episode import Episode
@@ -213,15 +214,29 @@ class Agent(nn.Module):
         save_agent(folder, self.weights(), to_mapping(self.config))
         return Path(folder)
 
+    def push_to_hub(self, repo_id: str, card: ModelCard, *, private: bool = False) -> str:
+        """Publish on the hub as "owner/name": the files of save and a card (game, steps, score, commit)."""
+        return upload(repo_id, self.weights(), to_mapping(self.config), card, private)
+
+    @staticmethod
+    def from_pretrained(repo_id: str, revision: str | None = None) -> "Agent":
+        """An agent from the hub; nothing but its two verified files is read, no code is run."""
+        weights, config = download(repo_id, revision)
+        return Agent.from_weights(build_config(AgentConfig, config), weights)
+
     @staticmethod
     def load(path: str | Path) -> "Agent":
-        """An agent from a run folder (its newest checkpoint that verifies) or a folder that save wrote.
+        """An agent from a run folder (its newest checkpoint that verifies), a folder that save wrote, or the hub.
+
+        path: "owner/name" is looked for on the hub where no such folder exists.
 
         Raises:
             ValueError: the path is neither.
             DamagedState: a file differs from its checksum, or no checkpoint of the run can be used.
         """
         folder = Path(path)
+        if isinstance(path, str) and not folder.exists() and is_repo_id(path):
+            return Agent.from_pretrained(path)
         if not folder.is_dir():
             raise ValueError(f'"{path}": no such folder; expected a run folder or an exported agent')
         if not (folder / CONFIG_FILE).is_file():
