@@ -62,6 +62,8 @@ def act(hook: dict[str, Any], arguments: tuple[Any, ...]) -> None:
         os.kill(os.getpid(), number)
     elif what == "exit":
         os._exit(9)
+    elif what == "raise":
+        raise RuntimeError("injected")
     elif what == "sleep":
         time.sleep(60)
     elif what == "disk full":
