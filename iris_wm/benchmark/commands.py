@@ -154,6 +154,7 @@ def add_speed(commands: Any) -> None:
         "--clock", default="wall", choices=("wall", "cpu"), help="cpu: processor seconds, for a busy machine"
     )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of torch (default: its choice)")
+    parser.add_argument("--batch", type=int, default=0, metavar="N", help="of roll-outs and updates")
     parser.add_argument("--output", metavar="FILE", help="JSON of everything measured")
     parser.set_defaults(run=_run_speed)
 
@@ -247,6 +248,7 @@ def _run_speed(arguments: argparse.Namespace) -> int:
         is_quick=arguments.quick,
         clock=arguments.clock,
         threads=arguments.threads,
+        batch=arguments.batch,
         output=arguments.output,
     )
 

@@ -600,13 +600,14 @@ def speed(
     is_quick: bool = False,
     clock: str = "wall",
     threads: int = 0,
+    batch: int = 0,
     output: str | Path | None = None,
 ) -> int:
     """Measure and print the table, and write it as JSON where output is given; 0.
 
     config: a YAML file of the networks and the schedule (default: the paper's). device: auto, cpu or cuda.
-    clock: wall, or cpu for processor seconds on a busy machine. threads: of torch, 0 for its own choice. Raises
-    ValueError for a device that is not there.
+    clock: wall, or cpu for processor seconds on a busy machine. threads: of torch, 0 for its own choice. batch: of
+    roll-outs and of updates, 0 for the usual ones. Raises ValueError for a device that is not there.
     """
     console = Console(highlight=False, soft_wrap=True)
     name = device
@@ -620,6 +621,8 @@ def speed(
         torch.set_num_threads(threads)
     run_config = build_config(RunConfig, read_yaml(Path(config))) if config else RunConfig()
     sizes = SIZES["quick" if is_quick else "gpu" if name == "cuda" else "full"]
+    if batch:
+        sizes = replace(sizes, rollout_batches=(batch,), update_batch=batch)
     longest = run_config.world_model.context_steps
     sizes = replace(
         sizes,

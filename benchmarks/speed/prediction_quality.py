@@ -1,0 +1,165 @@
+"""Parallel against autoregressive prediction: one tokenizer, one replay, as many updates, held-out episodes.
+
+python benchmarks/speed/prediction_quality.py --updates 200 --output benchmarks/speed/prediction_quality.json
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from iris_wm.agent import Agent
+from iris_wm.cli import _tune_allocator
+from iris_wm.collection import play_episode
+from iris_wm.config_file import build_config, read_yaml
+from iris_wm.data.episode import Episode
+from iris_wm.data.replay import Replay
+from iris_wm.envs import make_env
+from iris_wm.evaluation.dream_quality import evaluate_dream
+from iris_wm.losses.tokenizer import tokenizer_loss
+from iris_wm.losses.world_model import world_model_loss
+from iris_wm.run import current_commit
+from iris_wm.training.config import RunConfig
+from iris_wm.training.module import build_optimizer
+
+HORIZON = 10
+
+
+def play(config: RunConfig, num_steps: int, seed: int) -> list[Episode]:
+    """Episodes of random play, num_steps steps in all."""
+    env, episodes = make_env(config.env), []
+    while (left := num_steps - sum(map(len, episodes))) > 0:
+        episodes.append(play_episode(None, env, num_steps=left, seed=seed + len(episodes)))
+    env.close()
+    return [episode for episode in episodes if len(episode) > config.world_model.context_steps + 2]
+
+
+def fill(episodes: list[Episode]) -> Replay:
+    """A replay of them."""
+    replay = Replay(sum(map(len, episodes)))
+    for episode in episodes:
+        replay.append(
+            replay.start_episode(), episode.frames, episode.actions, episode.rewards, episode.terminations,
+            episode.truncations,
+        )  # fmt: skip
+    return replay
+
+
+def train_tokenizer(agent: Agent, config: RunConfig, replay: Replay, updates: int) -> None:
+    """On random frames."""
+    tokenizer, generator = agent.tokenizer.train(), torch.Generator().manual_seed(0)
+    optimizer = build_optimizer(tokenizer, config.training.tokenizer)
+    for _ in range(updates):
+        segment = replay.sample_segments(config.training.tokenizer.batch_size, 1, generator, from_start=True)
+        frames = segment.frames.flatten(0, 1)
+        losses = tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), config.losses.tokenizer)
+        step(optimizer, losses)
+    agent.eval()
+
+
+@torch.no_grad()
+def encode(agent: Agent, replay: Replay) -> torch.Tensor:
+    """Tokens of the whole replay, (num_steps, K)."""
+    chunks = torch.arange(replay.num_steps).split(128)
+    return torch.cat([agent.tokenizer.encode(replay.frames_at(chunk)) for chunk in chunks])
+
+
+def train_world_model(
+    agent: Agent, config: RunConfig, replay: Replay, tokens: torch.Tensor, updates: int
+) -> float:
+    """On random segments, the same for every model; the processor seconds it took."""
+    model, generator = agent.world_model.train(), torch.Generator().manual_seed(1)
+    optimizer = build_optimizer(model, config.training.world_model)
+    torch.manual_seed(2)
+    started = time.process_time()
+    for _ in range(updates):
+        length = config.world_model.context_steps
+        indices, is_real = replay.sample_indices(
+            config.training.world_model.batch_size, length, generator, from_start=True
+        )
+        segment = replay.gather(indices, is_real)
+        output = model(tokens[indices], segment.actions)
+        losses = world_model_loss(
+            model, output, tokens[indices], segment.rewards, segment.terminations, segment.is_real,
+            config.losses.world_model,
+        )  # fmt: skip
+        step(optimizer, losses)
+    agent.eval()
+    return time.process_time() - started
+
+
+def step(optimizer: torch.optim.Optimizer, losses: dict[str, torch.Tensor]) -> None:
+    """One update."""
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+
+
+def main() -> None:
+    """Train both, judge both, write one file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/demo.yaml")
+    parser.add_argument("--env-steps", type=int, default=2000)
+    parser.add_argument("--updates", type=int, default=200, help="of each world model, and of the tokenizer")
+    parser.add_argument("--starts", type=int, default=48)
+    parser.add_argument("--output", default="benchmarks/speed/prediction_quality.json")
+    options = parser.parse_args()
+    _tune_allocator()
+    config = build_config(RunConfig, read_yaml(Path(options.config)))
+    episodes, held_out = play(config, options.env_steps, 0), play(config, 400, 10_000)
+    replay = fill(episodes)
+    num_actions = len(make_env(config.env).action_names)
+    variants = {
+        "autoregressive": ("autoregressive", "causal"),
+        "parallel": ("parallel", "causal"),
+    }
+    tokenizer: dict[str, torch.Tensor] = {}
+    results = {}
+    for name, (prediction, attention) in variants.items():
+        torch.manual_seed(0)
+        model = replace(config.world_model, prediction=prediction, attention=attention)
+        agent = Agent(replace(config, world_model=model).agent_config(num_actions))
+        if tokenizer:
+            agent.tokenizer.load_state_dict(tokenizer)
+        else:
+            train_tokenizer(agent, config, replay, options.updates)
+            tokenizer = agent.tokenizer.state_dict()
+        agent.eval()
+        seconds = train_world_model(agent, config, replay, encode(agent, replay), options.updates)
+        quality = evaluate_dream(
+            agent, held_out, horizon=HORIZON, num_starts=options.starts, name=name, game=config.env.id
+        )
+        results[name] = {
+            "training_cpu_seconds": round(seconds, 1),
+            "one_step_nats": quality.one_step_nats,
+            "one_step_token_accuracy": quality.one_step_token_accuracy,
+            **{
+                curve: list(quality.curves[curve].mean)
+                for curve in ("frame_l1", "reconstruction_l1", "still_l1", "token_accuracy")
+            },
+        }
+        print(
+            name, {key: results[name][key] for key in ("training_cpu_seconds", "one_step_nats")}, flush=True
+        )
+    Path(options.output).write_text(
+        json.dumps(
+            {
+                "game": config.env.id,
+                "updates": options.updates,
+                "env_steps": options.env_steps,
+                "held_out_steps": sum(map(len, held_out)),
+                "torch": torch.__version__,
+                "commit": current_commit(),
+                "results": results,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

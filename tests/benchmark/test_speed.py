@@ -1,0 +1,102 @@
+"""The speed table: every row is measured, and what follows from rows follows."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from iris_wm.benchmark import speed as module
+from iris_wm.benchmark.speed import Clock, Row, Sizes, frames_a_segment, measure, speed
+from iris_wm.cli import main
+from iris_wm.config_file import build_config, dump_yaml, parse_yaml
+
+TINY = Sizes(
+    frames=2, rollout_batches=(2,), horizon=2, update_batch=2, burn_in=2, context=3,
+    scaling_batches=(1, 2), scaling_horizons=(2, 3), scaling_contexts=(2, 3),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table(tiny_run):
+    rows: list[Row] = []
+    results = measure(tiny_run(), TINY, Clock("cpu"), rows.append)
+    return rows, results
+
+
+def test_every_row_has_a_reference_and_ratios(table):
+    rows, results = table
+    names = [row.name.split(",")[0].split(":")[0] for row in rows]
+    assert {"tokenizer", "acting", "collection", "imagination", "world model", "actor-critic"} == set(names)
+    for row, stored in zip(rows, results["rows"], strict=True):
+        assert {"reference", "exact", "bf16"} <= set(row.seconds)
+        assert all(seconds > 0 for seconds in row.seconds.values())
+        assert stored["ratios"]["reference"] == 1.0
+        assert row.ratio("exact") == pytest.approx(row.seconds["reference"] / row.seconds["exact"])
+        if row.name != "collection":
+            assert set(row.peak_mb) == set(row.seconds)
+
+
+def test_growth_projection_and_machine_are_plain_values(table):
+    _, results = table
+    assert json.loads(json.dumps(results))["rows"] == results["rows"]
+    assert [point["x"] for point in results["scaling"]["horizon"]] == [2, 3]
+    assert [point["x"] for point in results["scaling"]["context"]] == [2, 3]
+    assert results["machine"]["torch"] == torch.__version__
+    assert results["machine"]["clock"] == "cpu"
+
+
+def test_a_run_is_projected_from_its_rows(table, tiny_run):
+    rows, results = table
+    config = tiny_run()
+    projected = results["projection"]["exact"]
+    seconds = {row.name.split(":")[0]: row.seconds["exact"] for row in rows if "step" not in row.unit}
+    update = next(row.seconds["exact"] for row in rows if row.name.startswith("tokenizer: training"))
+    steps = config.training.tokenizer.steps_per_epoch
+    expected = steps * update * config.training.tokenizer.batch_size / TINY.frames
+    assert projected["epoch_tokenizer_seconds"] == pytest.approx(expected)
+    assert projected["epoch_seconds"] > seconds["actor-critic"]
+    assert projected["run_hours"] * 3600 > projected["epoch_seconds"]
+
+
+def test_an_agent_that_sees_tokens_is_measured_without_a_reference(tiny_run):
+    config = tiny_run("actor_critic.inputs=tokens", "world_model.prediction=parallel")
+    results = measure(config, replace(TINY, scaling_batches=(1,), scaling_horizons=(2,)), Clock("cpu"))
+    for row in results["rows"]:
+        assert set(row["seconds"]) == {"parallel", "parallel bf16"}
+        assert row["ratios"]["parallel"] is None
+
+
+def test_frames_a_segment(tiny_run):
+    config = tiny_run()
+    few = frames_a_segment(config, num_frames=10_000_000)  # hardly any frame is drawn twice
+    training = config.training
+    steps, seen = config.world_model.context_steps, config.imagination.burn_in + 1
+    draws = training.world_model.batch_size * steps + training.actor_critic.batch_size * seen
+    segments = training.world_model.batch_size + training.actor_critic.batch_size
+    assert few["encode"] == pytest.approx(draws / segments, rel=1e-3)
+    assert few["decode"] == pytest.approx(seen, rel=1e-3)
+    assert frames_a_segment(config, num_frames=1)["decode"] < seen
+
+
+def test_the_command_writes_what_it_prints(tmp_path, tiny_run, monkeypatch, capsys):
+    monkeypatch.setitem(module.SIZES, "quick", TINY)
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_yaml(tiny_run()))
+    output = tmp_path / "deep" / "speed.json"
+    arguments = ["--config", str(config), "--device", "cpu", "--quick", "--output", str(output)]
+    assert main(["benchmark", "speed", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "acting, batch 1" in printed
+    assert "the whole run" in printed
+    results = json.loads(output.read_text())
+    assert (
+        results["sizes"]["context"]
+        <= build_config(type(tiny_run()), parse_yaml(config.read_text(), "config")).world_model.context_steps
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said():
+    with pytest.raises(ValueError, match="--device: got cuda, but torch finds no GPU"):
+        speed(device="cuda")
