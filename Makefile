@@ -4,22 +4,49 @@ BIN := .venv/bin
 # CONSTRAINTS= installs the newest versions that pyproject.toml allows.
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/pip install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+# Two test processes of one thread each; more of either only get in each other's way on two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RUN ?= runs/demo
 
-.PHONY: demo test check bench bench-kernels test-gpu test-learning test-reliability notebooks docs clean
+.PHONY: demo test check bench bench-kernels test-gpu test-slow test-reliability notebooks docs
 
 demo: .venv/installed
 	$(BIN)/iris-wm fit --config configs/demo.yaml --run $(RUN)
 	$(BIN)/iris-wm report $(RUN)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu"
 
 check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy iris_wm kernels/iris_kernels
 	$(BIN)/codespell
+
+# Minutes to hours: all games' snapshots, whole notebooks, the benchmark with the real trainer.
+test-slow: .venv/installed-test
+	$(PYTEST) -m "slow and not gpu"
+
+# The long form of the reliability tests: more kills, every bit, every call that can fail.
+test-reliability: .venv/installed-test
+	IRIS_RELIABILITY_KILLS=200 IRIS_RELIABILITY_FLIPS=1000000 IRIS_RELIABILITY_CUTS=4300 \
+	  $(PYTEST) --timeout 3600 tests/checkpoint tests/reliability tests/security tests/test_bad_inputs.py
+
+test-gpu: .venv/installed-test
+	$(BIN)/python -m pytest -m gpu
+
+bench: .venv/installed
+	$(BIN)/iris-wm benchmark speed
+
+bench-kernels: .venv/installed
+	for kernel in attention decode_chain head_sample group_norm_silu; do \
+	  $(BIN)/python kernels/benchmarks/$$kernel.py || exit 1; done
+
+notebooks: .venv/installed-test
+	IRIS_WM_SHORT=1 $(PYTEST) --nbmake --nbmake-timeout 600 notebooks
+
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
@@ -35,4 +62,8 @@ check: .venv/installed-test .venv/installed-check
 
 .venv/installed-check: .venv/installed
 	$(PIP_INSTALL) --group check
+	touch $@
+
+.venv/installed-docs: .venv/installed-test
+	$(PIP_INSTALL) --group docs
 	touch $@
