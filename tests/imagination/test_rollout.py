@@ -166,6 +166,29 @@ def test_under_bfloat16_autocast(agent, start):
         assert torch.equal(env.step(rollout.actions[:, t]).obs_tokens, rollout.obs_tokens[:, t + 1])
 
 
+def test_given_first_inputs_are_those_it_would_compute(agent, start):
+    imagination = new_imagination(agent)
+    first = policy_inputs(agent.tokenizer, agent.actor_critic, start[0])
+    assert equal(imagination.imagine(*start, seed=3, first_inputs=first), imagination.imagine(*start, seed=3))
+
+
+def test_bfloat16_weights_stay_close_to_float32(agent, start):
+    """Teacher-forced by an untouched frame: the logits of one step agree to the precision of the weights."""
+    steps = []
+    for dtype in (torch.float32, torch.bfloat16):
+        env = TokenEnv(agent.world_model, B, SamplingConfig(temperature=0.0), dtype)
+        env.reset(start[0], seed=0)
+        steps.append(env.step(torch.zeros(B, dtype=torch.int64), should_return_logits=True))
+        assert env.cache.keys.dtype == torch.float32
+    exact, rounded = steps
+    assert rounded.reward_logits.dtype == torch.float32
+    for name in ("reward_logits", "termination_logits"):
+        error = (getattr(exact, name) - getattr(rounded, name)).abs().max()
+        assert error < 0.05 * getattr(exact, name).abs().max()
+    first = (exact.observation_logits[:, 0] - rounded.observation_logits[:, 0]).abs().max()
+    assert first < 0.05 * exact.observation_logits[:, 0].abs().max()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
