@@ -19,6 +19,7 @@ from iris_wm.models.tokenizer import Tokenizer, TokenizerConfig, to_uint8
 from iris_wm.models.world_model import WorldModel, WorldModelConfig
 
 MAX_PARAMETERS = 2_000_000_000
+MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -250,13 +251,26 @@ class Agent(nn.Module):
     @staticmethod
     def from_weights(config: AgentConfig, weights: dict[str, Tensor]) -> "Agent":
         """An agent in eval mode with these weights; a config far beyond any real one is refused unallocated."""
-        with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in Agent(config).parameters())
-        if count > MAX_PARAMETERS:
-            raise ValueError(f"agent config: {count} parameters, expected at most {MAX_PARAMETERS}")
+        check_size(config)
         agent = Agent(config)
         agent.load_weights(weights)
         return agent.eval()
+
+
+def check_size(config: AgentConfig) -> None:
+    """ValueError for an agent far beyond any real one, before anything is allocated."""
+    layers = config.world_model.num_layers, config.tokenizer.autoencoder.num_residual_blocks
+    if max(layers) > MAX_LAYERS:
+        raise ValueError(f"agent config: {max(layers)} layers, expected at most {MAX_LAYERS}")
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in Agent(config).parameters())
+    except RuntimeError:
+        raise ValueError(
+            f"agent config: a size overflows; expected at most {MAX_PARAMETERS} parameters"
+        ) from None
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"agent config: {count} parameters, expected at most {MAX_PARAMETERS}")
 
 
 _UNUSED = ("_codebook.initted", "_codebook.cluster_size", "_codebook.embed_avg")

@@ -194,6 +194,9 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
     run = open_run(options.run)
     settings = run.config.evaluation
+    path = Path(options.output or run.path / RESULT_FILE)
+    if path.is_dir():
+        raise ValueError(f"--output {path}: expected a file, got a folder")
     temperature = settings.temperature if options.temperature is None else options.temperature
     with Progress(transient=True) as bar:
         task = bar.add_task("episodes", total=options.episodes)
@@ -203,12 +206,11 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
             num_episodes=options.episodes,
             seed=options.seed,
             temperature=temperature,
-            num_envs=options.envs or settings.num_envs,
+            num_envs=settings.num_envs if options.envs is None else options.envs,
             max_steps=settings.max_steps,
             on_progress=lambda finished: bar.update(task, completed=finished),
         )
     result = make_result(run, played, seed=options.seed, temperature=temperature, preset=options.preset)
-    path = Path(options.output or run.path / RESULT_FILE)
     result.save(path)
     summary = summarize_returns(played.returns)
     score = result.human_normalized_score
@@ -234,6 +236,9 @@ def _dream(options: argparse.Namespace, rest: list[str]) -> int:
     for name, least in (("steps", 1), ("context", 0)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name}: got {getattr(options, name)}, expected at least {least}")
+    folder = Path(options.output or Path(options.run) / "dreams")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder}: expected a folder, got a file")
     run = open_run(options.run)
     real = real_episode(run.agent, run.config.env, options.context + options.steps, options.seed)
     context_steps = min(options.context, len(real) - 1)
@@ -243,7 +248,6 @@ def _dream(options: argparse.Namespace, rest: list[str]) -> int:
         dream = Episode.concatenate([replace(context), dream])
     else:
         dream = dream_beside(run.agent, real, context_steps, options.seed)
-    folder = Path(options.output or run.path / "dreams")
     folder.mkdir(parents=True, exist_ok=True)
     images = dream_frames(
         dream,

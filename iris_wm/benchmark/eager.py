@@ -238,7 +238,9 @@ class EagerReference:
             obs_tokens = self.encode(frames.flatten(0, 1)).view(*actions.shape, -1)
         output = self.sequence(obs_tokens, actions, self.agent.config.world_model.dropout)
         return (
-            F.cross_entropy(output["observation"][:, :-1].flatten(0, 1), obs_tokens.flatten(1)[:, 1:].flatten())
+            F.cross_entropy(
+                output["observation"][:, :-1].flatten(0, 1), obs_tokens.flatten(1)[:, 1:].flatten()
+            )
             + F.cross_entropy(output["reward"].flatten(0, 1), (rewards.sign() + 1).long().flatten())
             + F.cross_entropy(output["termination"].flatten(0, 1), ends.long().flatten())
         )
@@ -287,10 +289,12 @@ class EagerReference:
     def _draw(logits: Tensor, is_greedy: bool) -> Tensor:
         return logits.argmax(-1) if is_greedy else Categorical(logits=logits, validate_args=True).sample()
 
-    def policy(self, frames: Tensor, memory: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def policy(
+        self, frames: Tensor, memory: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """frames (B, 3, R, R) in [0, 1] -> action logits (B, A), values (B,), memory."""
         network = self.agent.actor_critic
-        assert 0 <= float(frames.min())
+        assert float(frames.min()) >= 0
         assert float(frames.max()) <= 1
         maps = frames * 2 - 1
         for conv in network.features.convs:  # type: ignore[union-attr]
@@ -315,7 +319,13 @@ class EagerReference:
 
         Returns the actor-critic's loss where a config of it is given, otherwise the last tokens (B, K).
         """
-        columns: dict[str, list[Tensor]] = {"logits": [], "values": [], "actions": [], "rewards": [], "ends": []}
+        columns: dict[str, list[Tensor]] = {
+            "logits": [],
+            "values": [],
+            "actions": [],
+            "rewards": [],
+            "ends": [],
+        }
         with torch.no_grad():
             self.reset(obs_tokens)
         for t in range(horizon):

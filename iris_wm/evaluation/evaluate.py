@@ -51,6 +51,12 @@ def evaluate(
     """
     if num_episodes < 1:
         raise ValueError(f"episodes: got {num_episodes}, expected a positive number")
+    if num_envs < 1:
+        raise ValueError(f"envs: got {num_envs}, expected a positive number")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature: got {temperature}, expected a number >= 0")
+    if seed < 0:
+        raise ValueError(f"seed: got {seed}, expected 0 or more")
     num_envs = min(num_envs, num_episodes)
     playing = [
         _Player(env_config, seed, range(i, num_episodes, num_envs), max_steps) for i in range(num_envs)

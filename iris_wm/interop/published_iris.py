@@ -63,7 +63,7 @@ def load_published(path: str | Path, *, num_heads: int = 4) -> Agent:
     except FileNotFoundError:
         raise ValueError(f'"{path}": no such file; expected a published IRIS checkpoint (.pt)') from None
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f'"{path}": not a published IRIS checkpoint: {reason[:120]}') from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f'"{path}": not a published IRIS checkpoint: expected a state dict of tensors')

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from iris_wm.agent import Agent
+from iris_wm.agent import Agent, check_size
 from iris_wm.checkpoint.errors import NumericFailure, ResourceError, Stopped
 from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint, resume
 from iris_wm.checkpoint.run_folder import RunFolder
@@ -69,6 +69,7 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
     console = Console(quiet=is_quiet or rank > 0)
     stop = StopRequest(config.training.max_minutes)
     envs = [make_env(config.env) for _ in range(config.collection.num_envs)]
+    check_size(config.agent_config(len(envs[0].action_names)))
     with stop.listening():
         if rank:
             return _follow(config, Path(run_path), envs, console, stop)
