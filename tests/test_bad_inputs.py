@@ -66,10 +66,10 @@ KEYS: list[tuple[str, list[str]]] = [
     ("--seed=", ["seed"]),
     ("--seed=99999999999999999999999", ["seed", "64 bits"]),
     ("--sed=1", ["sed", "seed"]),
-    ("--env.id=Breakot", ["env.id", "Breakot", "Breakout"]),
+    ("--env.id=Breakot", ["env", "Breakot", "Breakout"]),
     ("--env.id=5", ["env.id", "5"]),
     ("--env.id=", ["env.id"]),
-    ("--env.id=../../etc/passwd", ["env.id"]),
+    ("--env.id=../../etc/passwd", ["../../etc/passwd"]),
     ("--env.frame_skip=0", ["env.frame_skip", "0"]),
     ("--env.frame_skip=-4", ["env.frame_skip", "-4"]),
     ("--env.noop_max=-1", ["env.noop_max", "-1"]),
@@ -93,7 +93,7 @@ KEYS: list[tuple[str, list[str]]] = [
     ("--world_model.embed_dim=15", ["world_model", "15"]),
     ("--world_model.context_steps=0", ["world_model.context_steps", "0"]),
     ("--world_model.context_steps=1", ["context_steps", "1"]),
-    ("--world_model.embed_dim=10000000000", ["10000000000"]),
+    ("--world_model.embed_dim=10000000000", ["parameters"]),
     ("--actor_critic.hidden_size=0", ["actor_critic.hidden_size", "0"]),
     ("--actor_critic.inputs=pixels", ["actor_critic.inputs", "pixels"]),
     ("--imagination.horizon=0", ["imagination.horizon", "0"]),
@@ -162,7 +162,7 @@ COMMANDS: list[tuple[str, int, list[str]]] = [
     ("fit --config {p}/large.yaml --run {p}/new", 2, ["large.yaml", "100 kB"]),
     ("fit --config {p}/tag.yaml --run {p}/new", 2, ["tag.yaml", "tags"]),
     ("fit --config {p}/octal.yaml --run {p}/new", 2, ["octal.yaml:1", "010"]),
-    ("fit --config {p}/no.yaml --run {p}/new", 2, ["env.id", "no"]),
+    ("fit --config {p}/no.yaml --run {p}/new", 2, ['"no"']),
     ("fit --config {p}/target.yaml --run {p}/new", 2, ["_target_"]),
     ("fit --config {p}/section.yaml --run {p}/new", 2, ["training", "5"]),
     ("fit --config {p}/random.pt --run {p}/new", 2, ["random.pt", "binary"]),
@@ -198,7 +198,7 @@ COMMANDS: list[tuple[str, int, list[str]]] = [
     ("evaluate {p}/run --episodes 1 --envs -1", 2, ["envs", "-1"]),
     ("evaluate {p}/run --episodes 1 --seed -5", 2, ["seed", "-5"]),
     ("evaluate {p}/run --episodes 1 --output {p}/empty", 2, ["empty"]),
-    ("evaluate {p}/run --episodes 1 --output {p}/no/such/folder.json", 2, ["no/such"]),
+    ("evaluate {p}/run --episodes 1 --output {p}/random.pt/result.json", 5, ["random.pt"]),
     ("evaluate {p}/run --nonsense 1", 2, ["--nonsense"]),
     ("dream {p}/missing", 2, ["missing"]),
     ("dream {p}/damaged", 3, ["damaged"]),
@@ -264,8 +264,8 @@ def check(code: int, expected: int, text: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("override", "words"), KEYS, ids=[key for key, _ in KEYS])
-def test_config_keys(place, capsys, override, words):
-    run = place / "never made"
+def test_config_keys(place, capsys, tmp_path, override, words):
+    run = tmp_path / "never made"
     code, text = call(["fit", "--config", f"{place}/tiny.yaml", "--run", str(run), override], capsys)
     check(code, 2, text, words)
     assert not run.exists(), "refused before anything is made"
