@@ -93,8 +93,12 @@ def resources(name: str, compiled: Any, capability: int) -> Resources:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "--dump-resource-usage", file.name)
-        spills = len(re.findall(r"\bSTL\b", _run("nvdisasm", "-c", file.name)))
-    registers = int(re.findall(r"REG:(\d+)", usage)[0])
+        found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+        assert found is not None, usage
+        # A call also takes stack, so only the instructions tell whether registers were spilled.
+        has_stack = int(found[2]) > 0
+        spills = len(re.findall(r"\bSTL\b", _run("nvdisasm", "-c", file.name))) if has_stack else 0
+    registers = int(found[1])
     num_warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
     by_registers = REGISTERS_PER_SM // (max(8, (registers + 7) // 8 * 8) * 32 * num_warps)
     by_shared = SHARED_PER_SM[capability] // (shared + SHARED_RESERVED)

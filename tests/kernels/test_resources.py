@@ -24,7 +24,10 @@ WARPGROUP_KERNELS = {"attention_forward", "attention_backward_kv", "attention_ba
 STREAMS_KEYS_OR_WEIGHTS = {"attention_forward", "decode_attention", "linear_residual", "head_sample"}
 Entry = dict[str, object]
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.timeout(900),
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
     path = tmp_path_factory.mktemp("resources") / "resources.json"
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, str(KERNELS / "benchmarks" / "resources.py"), "--json", str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=590)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=890)
     assert done.returncode == 0, done.stderr[-4000:]
     print(done.stdout)
     return json.loads(path.read_text())
@@ -42,10 +45,9 @@ def name(entry: Entry) -> str:
     return f"{entry['kernel']} [{entry['label']}] sm_{entry['target']}"
 
 
-@pytest.mark.timeout(600)
 def test_nothing_spills_and_everything_fits(compiled: list[Entry]) -> None:
     assert {entry["target"] for entry in compiled} == {80, 90}
-    assert len(compiled) > 200
+    assert len(compiled) > 180
     assert [name(entry) for entry in compiled if entry["spills"]] == []
     assert [name(entry) for entry in compiled if entry["shared"] > entry["shared_limit"]] == []
     assert [name(entry) for entry in compiled if entry["blocks_per_sm"] < 1] == []

@@ -69,7 +69,11 @@ def ln_linear(
         raise shape_error("ln_linear", "bias", bias, f"({groups}, {outputs})")
     if activation not in ACTIVATIONS:
         raise ValueError(f"ln_linear: activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-    if not torch.is_grad_enabled() and runs_eagerly(x) and not use_triton("ln_linear", x.device, _width(x)):
+    if (
+        not torch.is_grad_enabled()
+        and runs_eagerly(x)
+        and not use_triton("ln_linear", x.device, _linear_problem(x, weight))
+    ):
         return reference.ln_linear(x, ln_weight, ln_bias, weight, bias, activation)
     return _ln_linear(x, ln_weight, ln_bias, weight, bias, activation)
 
@@ -102,7 +106,7 @@ def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -
     if (
         not torch.is_grad_enabled()
         and runs_eagerly(x)
-        and not use_triton("linear_residual", x.device, _width(x))
+        and not use_triton("linear_residual", x.device, _linear_problem(x, weight))
     ):
         return reference.linear_residual(x, weight, bias, residual)
     return _linear_residual(x, weight, bias, residual)
@@ -216,9 +220,13 @@ def decode_layer(
     return rows.view(groups, batch, new, width)
 
 
-def _width(x: Tensor) -> str | None:
+def _linear_problem(x: Tensor, weight: Tensor) -> str | None:
     if x.shape[-1] > MAXIMUM_WIDTH:
         return f"the linear kernels take up to {MAXIMUM_WIDTH} inputs, got {x.shape[-1]}"
+    if x.shape[1] * max(weight.shape[1:]) >= 2**31:
+        return (
+            f"the linear kernels count in 32 bits, got {x.shape[1]} rows of {max(weight.shape[1:])} numbers"
+        )
     return None
 
 
@@ -234,7 +242,7 @@ def _cache_problem(cache: Tensor) -> str | None:
 def _ln_linear(
     x: Tensor, ln_weight: Tensor, ln_bias: Tensor, weight: Tensor, bias: Tensor, activation: str
 ) -> Tensor:
-    if use_triton("ln_linear", x.device, _width(x)):
+    if use_triton("ln_linear", x.device, _linear_problem(x, weight)):
         from iris_kernels.triton_kernels import decode_chain as kernels
 
         out = weight.new_empty(x.shape[0], x.shape[1], weight.shape[1])
@@ -249,7 +257,7 @@ def _(x: Tensor, ln_weight: Tensor, ln_bias: Tensor, weight: Tensor, bias: Tenso
 
 @torch.library.custom_op("iris_kernels::linear_residual", mutates_args=())
 def _linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-    if use_triton("linear_residual", x.device, _width(x)):
+    if use_triton("linear_residual", x.device, _linear_problem(x, weight)):
         from iris_kernels.triton_kernels import decode_chain as kernels
 
         out = torch.empty_like(residual, memory_format=torch.contiguous_format)

@@ -180,6 +180,7 @@ def _base(pointer, head, num_heads, stride_batch, stride_head):
     return pointer + batch * stride_batch + (head % num_heads).to(tl.int64) * stride_head
 
 
+# Heads are the first axis of every grid: only that one may be longer than 65535.
 _RUNTIME_INTS = ["num_heads", "num_rows", "num_context", "threshold"]
 
 
@@ -192,8 +193,8 @@ def attention_forward(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS queries of one head against all keys that they see."""
-    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS  # the longest rows start first
-    head = tl.program_id(1)
+    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * ROWS  # the longest rows start first
+    head = tl.program_id(0)
     last = tl.minimum(first + ROWS, num_rows) - 1
     rows = first + tl.arange(0, ROWS)
     q_tile = _load_tile(_base(q, head, num_heads, q_batch, q_head), rows, q_row, num_rows, D, BD, UPCAST)
@@ -238,8 +239,8 @@ def attention_delta(
     D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Row sums of out * grad_out, in float32."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    head = tl.program_id(1)
+    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(0)
     o = _load_tile(_base(out, head, num_heads, out_batch, out_head), rows, out_row, num_rows, D, BD, True)
     g = _load_tile(_base(grad_out, head, num_heads, go_batch, go_head), rows, go_row, num_rows, D, BD, True)
     tl.store(delta + head * num_rows + rows, tl.sum(o * g, 1), mask=rows < num_rows)
@@ -255,8 +256,8 @@ def attention_backward_kv(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """One program: the gradients of COLUMNS keys and values of one head, over all queries that see them."""
-    first = tl.program_id(0) * COLUMNS
-    head = tl.program_id(1)
+    first = tl.program_id(1) * COLUMNS
+    head = tl.program_id(0)
     last = tl.minimum(first + COLUMNS, num_rows) - 1
     columns = first + tl.arange(0, COLUMNS)
     k_tile = _load_tile(_base(k, head, num_heads, k_batch, k_head), columns, k_row, num_rows, D, BD, UPCAST)
@@ -309,8 +310,8 @@ def attention_backward_q(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """One program: the gradients of ROWS queries of one head, over all keys that they see."""
-    first = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS
-    head = tl.program_id(1)
+    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * ROWS
+    head = tl.program_id(0)
     last = tl.minimum(first + ROWS, num_rows) - 1
     rows = first + tl.arange(0, ROWS)
     inside = rows < num_rows
@@ -397,7 +398,7 @@ def launch_forward(
     if log_sum_exp is None:
         log_sum_exp = q.new_empty(batch, heads, rows, dtype=torch.float32)
     blocks = _blocks("forward", q)
-    attention_forward[triton.cdiv(rows, blocks.rows), batch * heads](
+    attention_forward[batch * heads, triton.cdiv(rows, blocks.rows)](
         q, k, v, out, log_sum_exp, seed, *_strides(q, k, v, out),
         heads, rows, num_context_rows(rows, mask, tokens_per_step),
         size**-0.5 * LOG2_E, dropout_threshold(dropout), 1.0 / (1.0 - dropout),
@@ -426,7 +427,7 @@ def launch_backward(
     dq, dk, dv = grads
     delta = torch.empty_like(log_sum_exp)
     delta_rows = 64
-    attention_delta[triton.cdiv(rows, delta_rows), batch * heads](
+    attention_delta[batch * heads, triton.cdiv(rows, delta_rows)](
         out, grad_out, delta, *_strides(out, grad_out), heads, rows,
         D=size, BD=next_power_of_two(size), ROWS=delta_rows, num_warps=4, **COMPILER_OPTIONS,
     )  # fmt: skip
@@ -435,12 +436,12 @@ def launch_backward(
         size**-0.5, size**-0.5 * LOG2_E, dropout_threshold(dropout), 1.0 / (1.0 - dropout),
     )  # fmt: skip
     blocks = _blocks("backward_kv", q)
-    attention_backward_kv[triton.cdiv(rows, blocks.columns), batch * heads](
+    attention_backward_kv[batch * heads, triton.cdiv(rows, blocks.columns)](
         q, k, v, grad_out, log_sum_exp, delta, dk, dv, seed, *_strides(q, k, v, grad_out, dk, dv), *numbers,
         **_options(q, mask, tokens_per_step, is_block_causal, dropout, blocks),
     )  # fmt: skip
     blocks = _blocks("backward_q", q)
-    attention_backward_q[triton.cdiv(rows, blocks.rows), batch * heads](
+    attention_backward_q[batch * heads, triton.cdiv(rows, blocks.rows)](
         q, k, v, grad_out, log_sum_exp, delta, dq, seed, *_strides(q, k, v, grad_out, dq), *numbers,
         **_options(q, mask, tokens_per_step, is_block_causal, dropout, blocks),
     )  # fmt: skip

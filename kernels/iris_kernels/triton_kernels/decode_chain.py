@@ -208,9 +208,9 @@ def decode_attention(
     Keys below the position come from the cache, later ones straight from `qkv`: no program reads a cache row
     that another program of this launch writes.
     """
-    first = tl.program_id(0) * ROWS
-    batch = tl.program_id(1) // num_heads
-    head = tl.program_id(1) % num_heads
+    first = tl.program_id(1) * ROWS
+    batch = tl.program_id(0) // num_heads
+    head = tl.program_id(0) % num_heads
     group = tl.program_id(2)
     width = num_heads * D
     rows = first + tl.arange(0, ROWS)
@@ -218,7 +218,7 @@ def decode_attention(
     IS_RAGGED: tl.constexpr = BD != D
     start = tl.minimum(tl.load(position), max_length)
     qkv += group.to(tl.int64) * qkv_group + batch.to(tl.int64) * qkv_batch + head * D
-    sequence = (group * (tl.num_programs(1) // num_heads) + batch) * num_heads + head
+    sequence = (group * (tl.num_programs(0) // num_heads) + batch) * num_heads + head
     k_cache += sequence.to(tl.int64) * max_length * D
     v_cache += sequence.to(tl.int64) * max_length * D
 
@@ -247,7 +247,7 @@ def decode_attention(
         v = _load_block(qkv + 2 * width, columns, d, qkv_row, num_new, D, IS_RAGGED, UPCAST)
         visible = columns[None, :] < limit[:, None]
         peak, total, acc = _attend(q, k, v, visible, peak, total, acc, scale_log2, PRECISION)
-    batches = tl.num_programs(1) // num_heads
+    batches = tl.num_programs(0) // num_heads
     out += ((group * batches + batch).to(tl.int64) * num_new) * width + head * D
     inside = (rows[:, None] < num_new) & (d[None, :] < D)
     result = (acc / total[:, None]).to(out.dtype.element_ty)
@@ -313,7 +313,7 @@ def launch_decode_attention(
     heads, max_length, size = k_cache.shape[2:]
     padded = next_power_of_two(size)
     blocks = ATTENTION_TABLE[qkv.element_size(), padded, _few_or_many(new, 16)]
-    decode_attention[triton.cdiv(new, blocks.rows), batch * heads, groups](
+    decode_attention[batch * heads, triton.cdiv(new, blocks.rows), groups](
         qkv, k_cache, v_cache, position, out, *qkv.stride()[:3],
         heads, new, num_context, max_length, size**-0.5 * LOG2_E,
         D=size, BD=padded, BLOCK_CAUSAL=is_block_causal,

@@ -23,8 +23,8 @@ def group_norm_statistics(
     x, means, deviations, num_places, part_size, C: tl.constexpr, PLACES: tl.constexpr
 ):  # fmt: skip
     """One program: mean and summed squared deviation of every channel in one part of one picture."""
-    part = tl.program_id(0)
-    picture = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(1)
+    picture = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, C)
     x += picture * num_places * C
     end = tl.minimum((part + 1) * part_size, num_places)
@@ -41,7 +41,7 @@ def group_norm_statistics(
         change = tile_mean - mean
         mean += change * (count / (seen + count))
         deviation += tl.sum(centred * centred, 0) + change * change * (seen * count / (seen + count))
-    at = (picture * tl.num_programs(0) + part) * C + c
+    at = (picture * tl.num_programs(1) + part) * C + c
     tl.store(means + at, mean)
     tl.store(deviations + at, deviation)
 
@@ -68,8 +68,8 @@ def group_norm_silu_apply(
     C: tl.constexpr, GROUPS: tl.constexpr, PARTS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """One program: one part of one picture, after combining the statistics of all its parts."""
-    part = tl.program_id(0)
-    picture = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(1)
+    picture = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, C)
     parts = tl.arange(0, PARTS)
     size = tl.minimum((parts + 1) * part_size, num_places) - parts * part_size
@@ -126,8 +126,8 @@ def group_norm_silu_backward_sums(
     C: tl.constexpr, GROUPS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """One program: a part's contribution to the gradients of weight and bias, for every channel."""
-    part = tl.program_id(0)
-    picture = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(1)
+    picture = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, C)
     w, b, mean, rstd = _load_statistics(weight, bias, group_mean, group_rstd, picture, C, GROUPS)
     x += picture * num_places * C
@@ -141,7 +141,7 @@ def group_norm_silu_backward_sums(
         normed, slope = _normed_and_slope(x, grad_out, at, places[:, None] < end, mean, rstd, w, b)
         for_bias += tl.sum(slope, 0)
         for_weight += tl.sum(slope * normed, 0)
-    at = (picture * tl.num_programs(0) + part) * C + c
+    at = (picture * tl.num_programs(1) + part) * C + c
     tl.store(bias_sums + at, for_bias)
     tl.store(weight_sums + at, for_weight)
 
@@ -153,8 +153,8 @@ def group_norm_silu_backward_apply(
     C: tl.constexpr, GROUPS: tl.constexpr, PARTS: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
     """One program: the gradient of x in one part of one picture."""
-    part = tl.program_id(0)
-    picture = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(1)
+    picture = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, C)
     w, b, mean, rstd = _load_statistics(weight, bias, group_mean, group_rstd, picture, C, GROUPS)
     in_group = num_places.to(tl.float32) * (C // GROUPS)
@@ -202,7 +202,7 @@ def launch_forward(
     group_mean = x.new_empty(batch, num_groups, dtype=torch.float32)
     group_rstd = torch.empty_like(group_mean)
     common, with_groups = _sizes(x, num_groups)
-    grid = (num_parts, batch)
+    grid = (batch, num_parts)
     group_norm_statistics[grid](x, means, deviations, num_places, part_size, **common)
     group_norm_silu_apply[grid](
         x, weight, bias, means, deviations, out, group_mean, group_rstd,
@@ -230,7 +230,7 @@ def launch_backward(
     bias_sums = x.new_empty(batch, num_parts, channels, dtype=torch.float32)
     weight_sums = torch.empty_like(bias_sums)
     _, with_groups = _sizes(x, num_groups)
-    grid = (num_parts, batch)
+    grid = (batch, num_parts)
     inputs = (x, grad_out, weight, bias, group_mean, group_rstd, bias_sums, weight_sums)
     group_norm_silu_backward_sums[grid](*inputs, num_places, part_size, **with_groups)
     group_norm_silu_backward_apply[grid](
