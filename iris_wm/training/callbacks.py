@@ -209,7 +209,10 @@ class Saver(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Everything is where it belongs; from now on the replay's new steps go into checkpoints."""
         self.io.replay = self.data.replay
-        if trainer.world_size > 1:  # Lightning's own handler would communicate in the middle of anything
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals back where Lightning's own handler would communicate in the middle of anything."""
+        if trainer.world_size > 1:
             self.stop.is_shared = True
             self.stop.listen()
 
