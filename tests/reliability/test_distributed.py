@@ -88,8 +88,8 @@ def test_both_end_with_the_same_weights(pair, digest, undisturbed):
     assert ended.weights(0) == ended.weights(1)
     assert len(ended.weights(0)) == 3
     assert (
-        digest(run)["agent/tokenizer.to_codes.weight"]
-        != digest(undisturbed)["agent/tokenizer.to_codes.weight"]
+        digest(run)["/agent/tokenizer.to_codes.weight"]
+        != digest(undisturbed)["/agent/tokenizer.to_codes.weight"]
     ), "each has drawn batches of its own"
     assert digest(run)["replay/actions"], "one replay"
     assert (run / "metrics.csv").read_text().count("tokenizer/loss") == 3, "one writer"
