@@ -344,8 +344,9 @@ class EagerReference:
             columns["ends"].append(ends)
         if loss is None:
             return obs_tokens
-        stacked = (torch.stack(values, dim=1) for values in columns.values())
-        return torch.stack(list(actor_critic_loss(*stacked, loss).values())).sum()
+        logits, values, actions, rewards, ends = (torch.stack(column, dim=1) for column in columns.values())
+        losses = actor_critic_loss(logits, values, actions, rewards, ends, loss)
+        return torch.stack(list(losses.values())).sum()
 
     def actor_critic_loss(self, frames: Tensor, horizon: int) -> Tensor:
         """Burn-in on all but the last of real frames (B, T, C, H, W) uint8, then a roll-out -> scalar."""

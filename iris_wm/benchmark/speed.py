@@ -6,11 +6,9 @@ them. All sides run under one allocator setting, that of the command line.
 
 import json
 import platform
-import resource
 import statistics
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch import Tensor
 import iris_wm
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.benchmark.eager import EagerReference
+from iris_wm.benchmark.timing import REFERENCE, Clock, Row
 from iris_wm.config_file import build_config, read_yaml
 from iris_wm.imagination.rollout import Imagination, ImaginationConfig
 from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
@@ -32,7 +31,6 @@ from iris_wm.training.config import RunConfig
 from iris_wm.training.module import build_optimizer
 from iris_wm.training.schedule import num_collection_steps, num_training_steps
 
-REFERENCE = "reference"
 # Sides: (name, dtype, prediction).
 OURS = {
     "exact": (torch.float32, "autoregressive"),
@@ -69,62 +67,6 @@ SIZES = {
         frames=256, rollout_batches=(64, 256, 1024), update_batch=64, rounds=5, scaling_batches=(64, 256, 1024),
     ),
 }  # fmt: skip
-
-
-@dataclass
-class Row:
-    """One line of the table: seconds by side, how many units of work each did, and peak memory where known."""
-
-    name: str
-    unit: str
-    amount: float
-    seconds: dict[str, float]
-    peak_mb: dict[str, float] = field(default_factory=dict)
-    note: str = ""
-
-    def ratio(self, side: str) -> float | None:
-        """Times faster than the reference; None without one."""
-        reference = self.seconds.get(REFERENCE)
-        return None if reference is None else reference / self.seconds[side]
-
-
-@dataclass(frozen=True)
-class Clock:
-    """wall: what a user waits. cpu: processor seconds of the process, for a machine that others use, too."""
-
-    kind: str = "wall"
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def seconds(self, work: Callable[[], Any]) -> float:
-        """Of one call."""
-        read = time.process_time if self.kind == "cpu" else time.perf_counter
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        start = read()
-        work()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return read() - start
-
-    def forget_peak(self) -> None:
-        """Start a new peak of memory."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            return
-
-    def peak_mb(self) -> float:
-        """Of the device on CUDA, of the process elsewhere; since forget_peak where the system knows that."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 1e6
-        try:
-            status = Path("/proc/self/status").read_text()
-        except OSError:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1e3
 
 
 class Bench:
@@ -291,7 +233,7 @@ class Bench:
         tokens, reference = self.tokens(batch), self.reference
         works: dict[str, Callable[[], Any]] = {}
         if reference is not None:
-            memory = tuple(self.agent.initial_state(batch))
+            memory = self.agent.initial_state(batch)
             works[REFERENCE] = _frozen(
                 lambda: reference.roll_out(tokens, memory, horizon, has_policy=has_policy)
             )

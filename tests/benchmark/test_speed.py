@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from iris_wm.benchmark import speed as module
-from iris_wm.benchmark.speed import Clock, Row, Sizes, frames_a_segment, measure, speed
+from iris_wm.benchmark.speed import Sizes, frames_a_segment, measure, speed
+from iris_wm.benchmark.timing import Clock, Row
 from iris_wm.cli import main
 from iris_wm.config_file import build_config, dump_yaml, parse_yaml
 

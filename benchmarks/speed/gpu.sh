@@ -1,0 +1,8 @@
+#!/bin/sh
+# Everything of benchmarks/speed on a CUDA device, with and without the Triton kernels, and the fast preset's networks.
+# Run from the repository's root; the results go to benchmarks/speed/gpu-*.json.
+set -eu
+for backend in triton torch; do
+    IRIS_KERNELS_BACKEND=$backend python -m iris_wm benchmark speed --device cuda --output "benchmarks/speed/gpu-$backend.json"
+done
+python -m iris_wm benchmark speed --device cuda --config configs/atari100k/fast.yaml --output benchmarks/speed/gpu-fast.json
