@@ -85,7 +85,7 @@ def test_a_local_folder_comes_first(hub, tiny_agent):
 
 
 def test_errors(hub, monkeypatch):
-    with pytest.raises(ResourceError, match="404 Client Error$"):
+    with pytest.raises(ResourceError, match=r"404 Client Error$"):
         Agent.load("nobody/nothing")
     for bad in ("https://example.org/a", "a/b/c", "one", "../up", "a/..", "a b/c", "-a/b", ""):
         assert not is_repo_id(bad)
