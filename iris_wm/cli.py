@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_debug = "--debug" in arguments
     if is_debug:
         arguments.remove("--debug")
-    parser = _parser()
+    parser = build_parser()
     # Config overrides of fit are not known to argparse.
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "fit":
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """All commands; config overrides of fit are not among them."""
     parser = argparse.ArgumentParser(
         prog="iris-wm",
         description="A discrete-token transformer world model for Atari 100k: train it, measure it, dream with it.",

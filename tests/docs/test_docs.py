@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iris_wm.cli import _parser
+from iris_wm.cli import build_parser
 from iris_wm.config_file import apply_overrides, build_config, merge, read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def check_iris_wm(arguments: list[str]) -> None:
     """The parser takes the line; what it leaves to fit's config is a config of a run."""
-    options, rest = _parser().parse_known_args(arguments)
+    options, rest = build_parser().parse_known_args(arguments)
     if options.command != "fit":
         assert not rest, rest
         return
@@ -62,7 +62,7 @@ def test_commands_exist(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_in_sentences_exist(page: Path):
-    known = _parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    known = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     for command in re.findall(r"`iris-wm ([a-z][\w-]*)", page.read_text()):
         assert command in known, command
 
