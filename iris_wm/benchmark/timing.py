@@ -58,7 +58,10 @@ class Clock:
             return
 
     def peak_mb(self) -> float:
-        """Of the device on CUDA, of the process elsewhere; since forget_peak where the system knows that."""
+        """Of the device on CUDA since forget_peak; of the process elsewhere.
+
+        A process whose allocator keeps freed memory shows the most that anything has needed so far.
+        """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e6
         try:
