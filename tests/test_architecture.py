@@ -30,7 +30,8 @@ TABLE: dict[str, str] = {
     "interop": "models agent",
     "play": "data envs models imagination agent visualization",
     "run": "checkpoint agent evaluation training iris_wm",
-    "benchmark": "data checkpoint envs models imagination losses agent collection evaluation visualization training run iris_wm",
+    "benchmark": "data checkpoint envs models imagination losses agent collection evaluation visualization training"
+    " run iris_wm",
     "dream_report": "evaluation visualization",
     "report": "data envs models agent collection evaluation visualization run",
     "cli": "*",

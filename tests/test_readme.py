@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_commands_parse(command):
     arguments = shlex.split(command)[1:]
     _, rest = build_parser().parse_known_args(arguments)
     assert arguments[0] == "fit" or not rest
-    for name, value in zip(arguments, arguments[1:], strict=False):
+    for name, value in pairwise(arguments):
         if name == "--config":
             assert (ROOT / value).is_file()
 
@@ -43,7 +44,7 @@ def test_the_python_example_runs(tiny_agent, tmp_path, monkeypatch):
     agent.save(tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
     (example,) = [block for language, block in BLOCKS if language == "python"]
-    example = example.replace('EnvConfig(id="Boxing")', 'EnvConfig(id="iris_wm/Catch-v0")')
+    example = example.replace('EnvConfig(id="Assault")', 'EnvConfig(id="iris_wm/Catch-v0")')
     names: dict = {}
     exec(example, names)
     assert 1 <= len(names["dream"]) <= 50

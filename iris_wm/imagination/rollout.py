@@ -151,8 +151,10 @@ class Imagination:
             name: [] for name in ("inputs", "obs_tokens", "actions", "rewards", "terminations")
         }
         for t in range(self.config.horizon):
-            is_given = t == 0 and first_inputs is not None
-            inputs = first_inputs if is_given else self.policy_inputs(obs_tokens)
+            if t == 0 and first_inputs is not None:
+                inputs = first_inputs
+            else:
+                inputs = self.policy_inputs(obs_tokens)
             output, state = self.actor_critic(inputs, state)
             actions = iris_kernels.sample_tokens(output.action_logits.float(), env.seed, self._action_draw)
             self._action_draw.add_(1)
