@@ -124,13 +124,20 @@ class Imagination:
         self._static_inputs = static
         past = [(static[f"past_tokens_{i}"], static[f"past_actions_{i}"]) for i in range(num_past)]
         state = PolicyState(static["hidden"], static["cell"])
+        # Weights that autocast has cast and kept belong to this step: a later replay would read what they were.
+        autocast = torch.autocast(
+            "cuda",
+            torch.get_autocast_dtype("cuda"),
+            enabled=torch.is_autocast_enabled("cuda"),
+            cache_enabled=False,
+        )
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # compile every kernel before the capture
+        with torch.cuda.stream(stream), autocast:  # compile every kernel before the capture
             self._roll_out(static["obs_tokens"], state, past, static.get("first_inputs"))
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph), autocast:
             self._static_output = self._roll_out(
                 static["obs_tokens"], state, past, static.get("first_inputs")
             )
