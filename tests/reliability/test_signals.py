@@ -21,8 +21,6 @@ EARLY = {"collection": 20, "save": 2}
 LATE = {"collection": 95, "tokenizer": 4, "cache": 2, "world_model": 4, "actor_critic": 4, "save": 7}
 SHORT = [
     ("collection", "SIGTERM", 95),
-    ("tokenizer", "SIGTERM twice", 1),
-    ("cache", "SIGTERM", 2),
     ("world_model", "SIGUSR1", 4),
     ("actor_critic", "SIGINT", 1),
     ("evaluation", "SIGTERM", 1),
