@@ -549,7 +549,8 @@ def speed(
 
     config: a YAML file of the networks and the schedule (default: the paper's). device: auto, cpu or cuda.
     clock: wall, or cpu for processor seconds on a busy machine. threads: of torch, 0 for its own choice. batch: of
-    roll-outs and of updates, 0 for the usual ones. Raises ValueError for a device that is not there.
+    roll-outs and of updates, 0 for the usual ones. Raises ValueError for a device that is not there or a negative
+    number.
     """
     console = Console(highlight=False, soft_wrap=True)
     name = device
@@ -559,6 +560,9 @@ def speed(
         raise ValueError("--device: got cuda, but torch finds no GPU; use --device cpu")
     if clock == "cpu" and name == "cuda":
         raise ValueError("--clock: got cpu, expected wall on a GPU")
+    for option, value in (("threads", threads), ("batch", batch)):
+        if value < 0:
+            raise ValueError(f"--{option}: got {value}, expected 0 (the usual) or more")
     if threads:
         torch.set_num_threads(threads)
     run_config = build_config(RunConfig, read_yaml(Path(config))) if config else RunConfig()
