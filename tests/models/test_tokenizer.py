@@ -122,7 +122,7 @@ def test_background(frames):
             {"quantizer": "fsq", "codebook_size": 512, "fsq_levels": (8, 8)},
             "codebook_size: got 512, expected 64",
         ),
-        ({"quantizer": "fsq", "codebook_size": 8, "fsq_levels": (8, 1)}, "each at least 2"),
+        ({"quantizer": "fsq", "codebook_size": 8, "fsq_levels": (8, 1)}, "each at least 3"),
         ({"quantizer": "fsq", "fsq_levels": ()}, "fsq_levels"),
     ],
 )
