@@ -261,7 +261,7 @@ def _plain(text: str, where: str) -> Any:
 class _Dumper(yaml.SafeDumper):
     """Writes flat lists in brackets, mappings in lines, and quotes what ``_plain`` would not read as text."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
