@@ -29,8 +29,9 @@ test-slow: .venv/installed-test
 
 # The long form of the reliability tests: more kills, every bit, every call that can fail.
 test-reliability: .venv/installed-test
-	IRIS_RELIABILITY_KILLS=200 IRIS_RELIABILITY_FLIPS=1000000 IRIS_RELIABILITY_CUTS=4300 \
-	  $(PYTEST) --timeout 3600 tests/checkpoint tests/reliability tests/security tests/test_bad_inputs.py
+	IRIS_RELIABILITY_KILLS=200 IRIS_RELIABILITY_EPOCHS=400 IRIS_RELIABILITY_FLIPS=1000000 \
+	  IRIS_RELIABILITY_CUTS=4300 $(PYTEST) -s --timeout 3600 \
+	  tests/reliability tests/security tests/checkpoint tests/test_bad_inputs.py
 
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
