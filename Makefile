@@ -46,7 +46,7 @@ bench-kernels: .venv/installed
 notebooks: .venv/installed-test
 	IRIS_WM_SHORT=1 $(PYTEST) --nbmake --nbmake-timeout 600 notebooks
 
-docs: .venv/installed-docs
+docs: .venv/installed-test
 	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
 
 .venv/bin/pip:
@@ -58,13 +58,9 @@ docs: .venv/installed-docs
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(PIP_INSTALL) -e ".[video,play,sweep,hub,sb3]" --group test
+	$(PIP_INSTALL) -e ".[video,play,sweep,hub,sb3]" --group test --group docs
 	touch $@
 
 .venv/installed-check: .venv/installed
 	$(PIP_INSTALL) --group check
-	touch $@
-
-.venv/installed-docs: .venv/installed-test
-	$(PIP_INSTALL) --group docs
 	touch $@
