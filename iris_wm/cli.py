@@ -226,8 +226,6 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _dream(options: argparse.Namespace, rest: list[str]) -> int:
-    from dataclasses import replace
-
     from iris_wm.data.episode import Episode
     from iris_wm.envs import make_env
     from iris_wm.report import dream_beside, real_episode
@@ -246,7 +244,7 @@ def _dream(options: argparse.Namespace, rest: list[str]) -> int:
     if options.policy:
         context = real.slice(0, context_steps)
         dream = run.agent.dream(real.frames[context_steps], options.steps, options.seed, context=context)
-        dream = Episode.concatenate([replace(context), dream])
+        dream = Episode.concatenate([context, dream])
     else:
         dream = dream_beside(run.agent, real, context_steps, options.seed)
     folder.mkdir(parents=True, exist_ok=True)

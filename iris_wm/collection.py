@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from iris_wm.agent import Agent
-from iris_wm.data.episode import Episode
+from iris_wm.data.episode import Episode, to_frame
 from iris_wm.data.replay import Replay
 from iris_wm.data.streams import stream_generator, stream_seed
 from iris_wm.envs.snapshot import SnapshotEnv
@@ -120,7 +120,7 @@ class Collector:
                 continue
             is_first = self._frames[i] is None
             observation, _ = env.reset(seed=stream_seed(self.seed, "env", i) % 2**31 if is_first else None)
-            self._frames[i] = _to_frame(observation)
+            self._frames[i] = to_frame(observation)
             self._episode_ids[i] = self.replay.start_episode()
             self._returns[i] = 0.0
             self._memory.hidden[i].zero_()
@@ -159,7 +159,7 @@ class Collector:
             torch.tensor([bool(terminated)]),
             torch.tensor([bool(truncated and not terminated)]),
         )
-        self._frames[i] = _to_frame(observation)
+        self._frames[i] = to_frame(observation)
         self._returns[i] += float(reward)
         if not (terminated or truncated):
             return None
@@ -217,7 +217,7 @@ def play_episode(
     replay.start_episode()
     state = agent.initial_state() if agent else None
     for step in range(num_steps):
-        frame = _to_frame(observation)
+        frame = to_frame(observation)
         generator = stream_generator(seed, "play", step)
         if agent is None or state is None:
             action = int(torch.randint(len(env.action_names), (1,), generator=generator))
@@ -236,8 +236,3 @@ def play_episode(
         if terminated or truncated:
             break
     return replay.episode(0)
-
-
-def _to_frame(observation: Any) -> torch.Tensor:
-    """(H, W, C) uint8 array -> (C, H, W) uint8 tensor of its own."""
-    return torch.from_numpy(observation).permute(2, 0, 1).contiguous()

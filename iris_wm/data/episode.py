@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,3 +65,8 @@ _DTYPES = {
     "terminations": torch.bool,
     "truncations": torch.bool,
 }
+
+
+def to_frame(observation: np.ndarray) -> Tensor:
+    """A Gymnasium observation (H, W, C) uint8 -> a frame of its own, (C, H, W) uint8."""
+    return torch.from_numpy(observation).permute(2, 0, 1).contiguous()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from iris_wm.agent import Agent
+from iris_wm.data.episode import to_frame
 from iris_wm.data.streams import stream_generator, stream_seed
 from iris_wm.envs import EnvConfig, make_env
 from iris_wm.models.actor_critic import PolicyState
@@ -107,7 +108,7 @@ class _Player:
     def _begin(self) -> None:
         game_seed = stream_seed(self.seed, "evaluation game", self.episodes[0]) % 2**31
         observation, _ = self.env.reset(seed=game_seed)
-        self.frame = torch.from_numpy(observation).permute(2, 0, 1).contiguous()
+        self.frame = to_frame(observation)
         self.episode_return, self.num_steps = 0.0, 0
 
     def step(self, action: int, played: dict[int, tuple[float, int]]) -> bool:
@@ -116,7 +117,7 @@ class _Player:
         self.episode_return += float(reward)
         self.num_steps += 1
         if not (terminated or truncated or self.num_steps >= self.max_steps):
-            self.frame = torch.from_numpy(observation).permute(2, 0, 1).contiguous()
+            self.frame = to_frame(observation)
             return True
         played[self.episodes.pop(0)] = (self.episode_return, self.num_steps)
         if self.episodes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iris_wm.agent import Agent
+from iris_wm.data.episode import to_frame
 from iris_wm.data.streams import stream_generator, stream_seed
 from iris_wm.envs.snapshot import Snapshot, SnapshotEnv
 from iris_wm.imagination.rollout import policy_inputs
@@ -191,7 +192,7 @@ class AgentDream:
             shown.real_frame, shown.is_real_over = before.real_frame, True
             return None
         observation, reward, terminated, truncated, _ = self.env.step(shown.action or 0)
-        shown.real_frame = _to_frame(observation)
+        shown.real_frame = to_frame(observation)
         shown.real_reward = float(reward)
         shown.is_real_over = bool(terminated or truncated)
         shown.drift = _drift(shown.frame, shown.real_frame)
@@ -212,7 +213,7 @@ class AgentDream:
         state = self.agent.initial_state()
         past: list[tuple[Tensor, Tensor]] = []
         for _ in range(length):
-            frame = _to_frame(observation)[None]
+            frame = to_frame(observation)[None]
             obs_tokens = self.agent.tokenizer.encode(frame.to(device))
             actions, next_state = self.agent.act(frame, state, generator=generator)
             observation, _, terminated, truncated, _ = self.env.step(int(actions))
@@ -221,12 +222,7 @@ class AgentDream:
                 observation, _ = self.env.reset()
                 past, state = [], self.agent.initial_state()
         past = past if context_steps > 1 else []
-        return _Start(_to_frame(observation), past, state, self.env.snapshot())
-
-
-def _to_frame(observation: np.ndarray) -> Tensor:
-    """(H, W, C) uint8 array to (C, H, W) uint8."""
-    return torch.from_numpy(np.ascontiguousarray(np.transpose(observation, (2, 0, 1))))
+        return _Start(to_frame(observation), past, state, self.env.snapshot())
 
 
 def _drift(frame: Tensor, real_frame: Tensor) -> float:
