@@ -27,11 +27,14 @@ check: .venv/installed-test .venv/installed-check
 test-slow: .venv/installed-test
 	$(PYTEST) -m "slow and not gpu"
 
-# The long form of the reliability tests: more kills, every bit, every call that can fail.
+# The long form of the reliability tests: more kills, every bit, every call that can fail. It ends with a table;
+# calls of pytest with the same results file add up, so that a part can be run again.
 test-reliability: .venv/installed-test
-	IRIS_RELIABILITY_KILLS=200 IRIS_RELIABILITY_EPOCHS=400 IRIS_RELIABILITY_FLIPS=1000000 \
-	  IRIS_RELIABILITY_CUTS=4300 $(PYTEST) -s --timeout 3600 \
-	  tests/reliability tests/security tests/checkpoint tests/test_bad_inputs.py
+	mkdir -p runs && rm -f runs/reliability.jsonl
+	IRIS_RELIABILITY_RESULTS=$(CURDIR)/runs/reliability.jsonl IRIS_RELIABILITY_KILLS=200 \
+	  IRIS_RELIABILITY_EPOCHS=400 IRIS_RELIABILITY_FLIPS=1000000 IRIS_RELIABILITY_CUTS=20 \
+	  $(PYTEST) -v --durations=40 --timeout 3600 \
+	  tests/test_bad_inputs.py tests/security tests/checkpoint tests/reliability
 
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu

@@ -60,7 +60,7 @@ def refused(folder):
     return str(problem)
 
 
-def test_every_flipped_bit_is_detected(saved):
+def test_every_flipped_bit_is_detected(saved, record_property):
     folder, files = saved
     chooser = random.Random(0)
     tried = 0
@@ -78,9 +78,10 @@ def test_every_flipped_bit_is_detected(saved):
     assert find_problem(folder) is None
     assert tried > 6 * 300 + 8000
     print(f"{tried} single-bit flips, all detected")
+    record_property("tried", tried)
 
 
-def test_every_truncation_and_extension_is_detected(saved):
+def test_every_truncation_and_extension_is_detected(saved, record_property):
     folder, files = saved
     tried = 0
     for path in files:
@@ -96,6 +97,7 @@ def test_every_truncation_and_extension_is_detected(saved):
         path.write_bytes(original)
     assert find_problem(folder) is None
     print(f"{tried} truncations and extensions, all detected")
+    record_property("tried", tried)
 
 
 def test_missing_files_are_named(saved):

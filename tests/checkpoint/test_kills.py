@@ -15,7 +15,7 @@ MEMORY_FILES = Path("/dev/shm")
 
 @pytest.mark.timeout(60 + 10 * KILLS)
 @pytest.mark.parametrize("place", ["same file system", "another file system"])
-def test_kills_lose_nothing(tmp_path, place):
+def test_kills_lose_nothing(tmp_path, place, record_property):
     """The run and TMPDIR on one file system, and on two; nothing may ever be written to TMPDIR."""
     temporary = tmp_path / "tmpdir"
     temporary.mkdir()
@@ -40,6 +40,7 @@ def test_kills_lose_nothing(tmp_path, place):
         ).stdout
         counts = json.loads(output.splitlines()[-1])
         print(f"{place}: {counts}")
+        record_property("tried", counts["kills"])
         assert (counts["kills"], counts["lost"], counts["temporaries"]) == (KILLS, 0, 0)
         assert counts["saves"] > 0
         assert list(temporary.iterdir()) == []

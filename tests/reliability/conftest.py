@@ -1,8 +1,9 @@
-"""Real processes of iris-wm, quickly started, and what a run folder holds as one number."""
+"""Real processes of iris-wm, quickly started, what a run folder holds as one number, and the suite's table."""
 
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -155,3 +156,58 @@ def newest_is_good() -> Callable[[Path], int]:
         return load_checkpoint(newest).training[STATE_KEY]["total_steps"]
 
     return verify
+
+
+# The table at the end of the long suite. What a test is about, by its name, and what its failing means.
+# A test counts once, or as often as it says with record_property("tried", ...).
+ROWS = [
+    ("test_kills_lose_nothing", "SIGKILL at a random instant of a process that only saves", "lost"),
+    ("test_kills_at_random_instants", "SIGKILL at a random instant of a training run", "lost"),
+    ("test_death_at_a_chosen_instant", "death in a chosen phase or before a chosen file of a save", "lost"),
+    ("test_power_cut.py", "simulated power cuts", "lost"),
+    ("test_full_disk.py|full", "failing calls of a save, full disks", "lost"),
+    ("test_every_flipped_bit", "single-bit flips", "silent"),
+    ("test_every_truncation", "truncations and extensions", "silent"),
+    ("test_damage.py|tests/security", "missing, foreign, lying or malicious files", "silent"),
+    ("test_signals.py", "signals inside a phase and at random times", "lost"),
+    ("test_distributed.py", "faults and signals in one of two processes", "hung"),
+    ("test_numbers.py", "numbers that are not finite, codebook collapse", "silent"),
+    ("test_nothing_grows", "epochs of the soak, a save each", "hung"),
+    ("test_bad_inputs.py", "bad command lines, configuration keys and files", "silent"),
+    ("", "exit codes, locks, folders, formats, the hub", "silent"),
+]
+RESULTS = os.environ.get("IRIS_RELIABILITY_RESULTS")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What became of each test goes to the file IRIS_RELIABILITY_RESULTS, which several calls of pytest may share."""
+    if not RESULTS or (report.when != "call" and report.passed):
+        return
+    failing = "" if not report.failed else "hung" if "Timeout" in report.longreprtext else "failed"
+    tried = int(dict(report.user_properties).get("tried", 0 if report.skipped else 1))
+    with open(RESULTS, "a") as file:
+        line = {"test": report.nodeid, "tried": tried, "failing": failing, "skipped": report.skipped}
+        file.write(json.dumps(line) + "\n")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of all in that file; of a test that ran again, the last time counts."""
+    if not RESULTS or not Path(RESULTS).is_file():
+        return
+    lines = map(json.loads, Path(RESULTS).read_text().splitlines())
+    results = {line["test"]: line for line in lines}
+    table = {what: {"tried": 0, "lost": 0, "silent": 0, "hung": 0} for _, what, _ in ROWS}
+    for test, result in results.items():
+        name = test.split("[")[0]
+        what, meaning = next((what, meaning) for part, what, meaning in ROWS if re.search(part, name))
+        table[what]["tried"] += result["tried"]
+        if result["failing"]:
+            table[what]["hung" if result["failing"] == "hung" else meaning] += 1
+    terminalreporter.section("reliability")
+    terminalreporter.write_line("| What | Tried | Lost | Silent | Hung |\n|---|---:|---:|---:|---:|")
+    for what, counts in table.items():
+        if counts["tried"]:
+            cells = " | ".join(f"{count:,}" for count in counts.values())
+            terminalreporter.write_line(f"| {what} | {cells} |")
+    skipped = sum(result["skipped"] for result in results.values())
+    terminalreporter.write_line(f"\n{len(results)} tests, {skipped} of them skipped")

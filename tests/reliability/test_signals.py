@@ -69,7 +69,7 @@ def test_a_signal_before_the_first_step(
     "rounds", [1, pytest.param(int(os.environ.get("IRIS_RELIABILITY_SIGNALS", "10")), marks=pytest.mark.slow)]
 )
 def test_signals_from_outside_at_random_times(
-    tiny_config, undisturbed, digest, newest_is_good, tmp_path, rounds
+    tiny_config, undisturbed, digest, newest_is_good, tmp_path, record_property, rounds
 ):
     """A process started as users start it, `python -m iris_wm`, again and again until the run is done."""
     run, dice, stops = tmp_path / "run", random.Random(0), 0
@@ -99,5 +99,6 @@ def test_signals_from_outside_at_random_times(
         newest_is_good(run)
         stops += 1
     print(f"{stops} stops")
+    record_property("tried", stops)
     assert subprocess.run(command, env=environment, timeout=240).returncode == 0
     assert digest(run) == digest(undisturbed)
