@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import iris_wm
+
+if TYPE_CHECKING:
+    from iris_wm.run import Run
 
 _FIT_HELP = """\
 Train an agent in its dreams, or continue a run: the same command does both.
@@ -229,7 +233,6 @@ def _dream(options: argparse.Namespace, rest: list[str]) -> int:
     from iris_wm.data.episode import Episode
     from iris_wm.envs import make_env
     from iris_wm.report import dream_beside, real_episode
-    from iris_wm.run import open_run
     from iris_wm.visualization.video import dream_frames, write_gif, write_mp4
 
     for name, least in (("steps", 1), ("context", 0)):
@@ -238,7 +241,7 @@ def _dream(options: argparse.Namespace, rest: list[str]) -> int:
     folder = Path(options.output or Path(options.run) / "dreams")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder}: expected a folder, got a file")
-    run = open_run(options.run)
+    run = _open_dreamer(options.run)
     real = real_episode(run.agent, run.config.env, options.context + options.steps, options.seed)
     context_steps = min(options.context, len(real) - 1)
     if options.policy:
@@ -283,9 +286,8 @@ def _play(options: argparse.Namespace, rest: list[str]) -> int:
     from iris_wm.envs import make_env
     from iris_wm.play.agent_dream import AgentDream
     from iris_wm.play.server import serve
-    from iris_wm.run import open_run
 
-    run = open_run(options.run)
+    run = _open_dreamer(options.run)
     dream = AgentDream(
         run.agent,
         make_env(run.config.env),
@@ -313,10 +315,9 @@ def _evaluate_dream(options: argparse.Namespace, rest: list[str]) -> int:
     from iris_wm.dream_report import describe, write_dream_report
     from iris_wm.evaluation.dream_quality import collect_held_out, evaluate_dream
     from iris_wm.imagination.token_env import SamplingConfig
-    from iris_wm.run import open_run
 
     sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")
-    runs = [open_run(path) for path in options.runs]
+    runs = [_open_dreamer(path) for path in options.runs]
     env = runs[0].config.env
     for run in runs[1:]:
         if run.config.env != env:
@@ -346,6 +347,16 @@ def _evaluate_dream(options: argparse.Namespace, rest: list[str]) -> int:
         print(describe(quality))
     print(f"report: {page}")
     return 0
+
+
+def _open_dreamer(path: str) -> "Run":
+    """A run whose world model has learned something."""
+    from iris_wm.registration import check_is_trained
+    from iris_wm.run import open_run
+
+    run = open_run(path)
+    check_is_trained(path, run.checkpoint)
+    return run
 
 
 def _checkpoint(options: argparse.Namespace, rest: list[str]) -> int:

@@ -18,6 +18,7 @@ import gymnasium
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from iris_wm.checkpoint.folder import Checkpoint
     from iris_wm.imagination.dream_batch import DreamStarts
     from iris_wm.imagination.dream_env import DreamEnv, DreamVectorEnv
 
@@ -81,26 +82,31 @@ def load_dreamer(run: str | Path, num_starts: int = 256, seed: int = 0) -> tuple
     found = newest_verified(folder) if folder.is_dir() else None
     if found is None:
         raise ValueError(f'run "{run}": expected a run folder with a checkpoint; train one with iris-wm fit')
-    _check_is_trained(folder, found.manifest.epoch)
     checkpoint = load_checkpoint(found.folder)
+    check_is_trained(folder, checkpoint)
     agent = Agent.from_weights(build_config(AgentConfig, checkpoint.agent_config), checkpoint.agent)
     num_past = agent.world_model.config.context_steps // 2
     return agent, _choose_starts(checkpoint.replay_parts, num_starts, seed, num_past, str(run))
 
 
-def _check_is_trained(folder: Path, epoch: int) -> None:
-    """ValueError where the checkpoint is of an epoch before the world model's first training."""
+def check_is_trained(run: str | Path, checkpoint: "Checkpoint") -> None:
+    """ValueError where the world model of a run's checkpoint has not taken a single training step.
+
+    A checkpoint that a run saved notes the seconds spent on each network; for one without this note, the epoch and the
+    run's config decide.
+    """
     from iris_wm.config_file import read_yaml
 
-    config = folder / "config.yaml"
-    if not config.is_file():
-        return
-    section = read_yaml(config).get("training", {}).get("world_model", {})
+    config = Path(run) / "config.yaml"
+    section = read_yaml(config).get("training", {}).get("world_model", {}) if config.is_file() else {}
     first = section.get("start_after_epoch", 0) + 1
-    if epoch < first or section.get("steps_per_epoch", 1) == section.get("first_epoch_steps", 0) == 0:
+    epoch = checkpoint.manifest.epoch
+    progress = checkpoint.training.get("iris_wm") if isinstance(checkpoint.training, dict) else None
+    is_trained = "world_model" in progress["seconds"] if progress else not config.is_file() or epoch >= first
+    if not is_trained:
         raise ValueError(
-            f'run "{folder}": its world model is not trained yet (checkpoint of epoch {epoch}, its training starts '
-            f"in epoch {first}); train longer"
+            f'run "{run}": its world model is not trained yet (checkpoint of epoch {epoch}, its training starts in '
+            f"epoch {first}); go on with iris-wm fit --run {run}"
         )
 
 
