@@ -21,9 +21,8 @@ from iris_wm.evaluation.result import (
     RunResult,
     human_normalized_or_none,
 )
-from iris_wm.training.checkpoint_io import STATE_KEY
 from iris_wm.training.config import RunConfig
-from iris_wm.training.progress import RunProgress
+from iris_wm.training.progress import STATE_KEY, RunProgress
 
 
 @dataclass(frozen=True)

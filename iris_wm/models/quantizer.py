@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, VectorQuantize
 
 
 class Quantized(NamedTuple):
@@ -22,6 +21,8 @@ class VectorQuantizer(nn.Module):
     """A learned codebook of V codes of size E, trained by the codebook and commitment losses (van den Oord, 2017)."""
 
     def __init__(self, codebook_size: int, embedding_dim: int) -> None:
+        from vector_quantize_pytorch import VectorQuantize  # slow to import, and only needed to build one
+
         super().__init__()
         self.embedding_dim = embedding_dim
         self.codebook_size = codebook_size
@@ -68,6 +69,8 @@ class FiniteScalarQuantizer(nn.Module):
     """FSQ (Mentzer et al., 2023): every latent dimension rounded to a few levels; no codebook to learn or collapse."""
 
     def __init__(self, levels: tuple[int, ...]) -> None:
+        from vector_quantize_pytorch import FSQ  # slow to import, and only needed to build one
+
         super().__init__()
         with torch.device("cpu"):  # it computes with its tables at once, which meta tensors cannot
             self.library = FSQ(list(levels))

@@ -10,13 +10,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from iris_wm.checkpoint.errors import NumericFailure, Stopped
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.training.batches import Step
-from iris_wm.training.checkpoint_io import STATE_KEY, RunCheckpointIO
+from iris_wm.training.checkpoint_io import RunCheckpointIO
 from iris_wm.training.config import RunConfig
 from iris_wm.training.datamodule import ReplayDataModule
 from iris_wm.training.display import Display
 from iris_wm.training.distributed import agree, check_same_experience
 from iris_wm.training.module import IrisModule
-from iris_wm.training.progress import InterruptedStep, RunProgress, StopRequest
+from iris_wm.training.progress import STATE_KEY, InterruptedStep, RunProgress, StopRequest
 from iris_wm.training.schedule import COLLECTION_CHUNK, num_collection_steps, num_steps
 from iris_wm.training.token_cache import TokenCache
 from iris_wm.training.watch import check_weights

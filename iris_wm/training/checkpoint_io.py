@@ -10,8 +10,7 @@ from iris_wm.checkpoint.folder import load_checkpoint, save_checkpoint
 from iris_wm.checkpoint.replay_segments import ReplaySource
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.config_file import to_mapping
-
-STATE_KEY = "iris_wm"
+from iris_wm.training.progress import STATE_KEY
 
 
 class RunCheckpointIO(CheckpointIO):

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from types import FrameType
 from typing import Any
 
+STATE_KEY = "iris_wm"
+"""Under which Lightning's checkpoint dict holds our own state."""
+
 
 @dataclass
 class RunProgress:

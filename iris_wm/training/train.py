@@ -28,14 +28,14 @@ from iris_wm.config_file import dump_yaml, to_mapping
 from iris_wm.envs import make_env
 from iris_wm.envs.snapshot import SnapshotEnv
 from iris_wm.training.callbacks import EpochWork, Metrics, Saver
-from iris_wm.training.checkpoint_io import STATE_KEY, RunCheckpointIO
+from iris_wm.training.checkpoint_io import RunCheckpointIO
 from iris_wm.training.config import RunConfig, TrainerConfig
 from iris_wm.training.datamodule import ReplayDataModule
 from iris_wm.training.display import Display
 from iris_wm.training.distributed import end_with_parent, is_lost_peer, own_rank
 from iris_wm.training.loggers import MetricsLogger
 from iris_wm.training.module import IrisModule
-from iris_wm.training.progress import InterruptedStep, RunProgress, StopRequest
+from iris_wm.training.progress import STATE_KEY, InterruptedStep, RunProgress, StopRequest
 from iris_wm.training.watch import CodebookWatch, FailureReport
 
 

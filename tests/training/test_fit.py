@@ -18,8 +18,8 @@ from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.checkpoint.verify import list_checkpoints, verify_checkpoint
 from iris_wm.config_file import apply_overrides, build_config, parse_yaml, read_yaml
 from iris_wm.training import callbacks, module
-from iris_wm.training.checkpoint_io import STATE_KEY
 from iris_wm.training.config import RunConfig
+from iris_wm.training.progress import STATE_KEY
 from iris_wm.training.train import FitResult, check_machine, fit
 
 ROOT = Path(__file__).parents[2]
