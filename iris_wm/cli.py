@@ -22,6 +22,8 @@ Train an agent in its dreams, or continue a run: the same command does both.
 
 Any key of the config is an option: --section.key value. Later --config files go over earlier ones.
 """
+# Told at once, before the heavy imports, that a folder is no run.
+_LOOK_AT_RUNS = ("evaluate", "evaluate-dream", "dream", "report", "play")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     _tune_allocator()
     try:
+        if options.command in _LOOK_AT_RUNS:
+            from iris_wm.checkpoint.opening import existing_run
+
+            for path in getattr(options, "runs", None) or [options.run]:
+                existing_run(path)
         return options.run_command(options, rest)
     except Exception as error:
         from iris_wm.checkpoint.errors import RunError, exit_code
@@ -165,10 +172,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _fit(options: argparse.Namespace, overrides: list[str]) -> int:
-    from iris_wm.checkpoint.run_folder import CONFIG_FILE
+    from iris_wm.checkpoint.opening import CONFIG_FILE, refuse_in_use
     from iris_wm.config_file import apply_overrides, build_config, dump_yaml, merge, read_yaml
-    from iris_wm.envs.make import check_id
-    from iris_wm.training.config import RunConfig
 
     own = Path(options.run) / CONFIG_FILE
     files = options.config or ([own] if own.is_file() else [])
@@ -177,11 +182,21 @@ def _fit(options: argparse.Namespace, overrides: list[str]) -> int:
     mapping: dict = {}
     for file in files:
         mapping = merge(mapping, read_yaml(file))
-    config = build_config(RunConfig, apply_overrides(mapping, overrides))
+    mapping = apply_overrides(mapping, overrides)
+    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # the one that locks, where several train
+    if is_first_process and not options.print_config:
+        refuse_in_use(options.run)
+    from iris_wm.envs.make import check_id
+    from iris_wm.training.config import RunConfig
+
+    config = build_config(RunConfig, mapping)
     check_id(config.env.id)
     if options.print_config:
         print(dump_yaml(config), end="")
         return 0
+    from iris_wm.checkpoint.run_folder import refuse_foreign
+
+    refuse_foreign(options.run, config.identity())
     from iris_wm.training.train import fit
 
     fit(config, options.run, is_quiet=options.quiet)

@@ -10,7 +10,7 @@ import torch
 import iris_wm
 from iris_wm.agent import Agent
 from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint
-from iris_wm.checkpoint.run_folder import CONFIG_FILE
+from iris_wm.checkpoint.opening import CONFIG_FILE, existing_run
 from iris_wm.checkpoint.verify import newest_verified
 from iris_wm.config_file import build_config, read_yaml
 from iris_wm.evaluation.evaluate import PlayedEpisodes
@@ -43,9 +43,7 @@ def open_run(path: str | Path) -> Run:
         ValueError: the path is no run folder, or it has no checkpoint yet.
         DamagedState: no checkpoint of the run can be used.
     """
-    folder = Path(path)
-    if not (folder / CONFIG_FILE).is_file():
-        raise ValueError(f'"{path}": not a run folder: it has no {CONFIG_FILE}; start one with iris-wm fit')
+    folder = existing_run(path)
     found = newest_verified(folder)
     if found is None:
         raise ValueError(

@@ -33,7 +33,7 @@ class RunLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _describe(os.pread(descriptor, 1000, 0))
+            holder = describe_holder(os.pread(descriptor, 1000, 0))
             os.close(descriptor)
             raise RunInUse(
                 f"run folder {self.path.parent} is in use by {holder}; stop it, or use another folder"
@@ -59,7 +59,7 @@ class RunLock:
             self._descriptor = None
 
 
-def _describe(content: bytes) -> str:
+def describe_holder(content: bytes) -> str:
     """Who holds the lock, from what they wrote into it."""
     try:
         holder = json.loads(content)

@@ -13,12 +13,11 @@ from iris_wm.checkpoint.agent_files import check_format
 from iris_wm.checkpoint.errors import ForeignRun, ResourceError
 from iris_wm.checkpoint.lock import RunLock
 from iris_wm.checkpoint.metrics_file import MetricsFile
+from iris_wm.checkpoint.opening import CONFIG_FILE, LOCK_FILE
 from iris_wm.checkpoint.replay_segments import SegmentEntry
 from iris_wm.checkpoint.verify import CHECKPOINTS, REPLAY
 
 IDENTITY_FILE = "identity.json"
-CONFIG_FILE = "config.yaml"
-LOCK_FILE = "lock"
 _FORMAT = "iris_wm run"
 
 
@@ -48,7 +47,7 @@ class RunFolder:
         self.segments: tuple[SegmentEntry, ...] = ()
         self._lock = RunLock(self.path / LOCK_FILE)
         try:
-            self._refuse_other_content(identity is None)
+            _refuse_other_content(self.path, identity is None)
             durable.make_folder(self.path)
             self._lock.acquire()
             self.config_hash = self._claim(identity, config_yaml)
@@ -77,11 +76,8 @@ class RunFolder:
         path = self.path / IDENTITY_FILE
         found = _read_identity(path) if path.exists() else None
         wanted = found if identity is None else json.loads(json.dumps(identity))
-        if found is not None and (differences := _differences(found, wanted)):
-            more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-            raise ForeignRun(
-                f"run folder {self.path} belongs to another run: {'; '.join(differences[:5])}{more}"
-            )
+        if found is not None:
+            _refuse_differences(self.path, found, wanted)
         durable.remove_leftovers(self.path)
         if found is None:  # first of all, so that whatever else is found later has an owner
             document = {"format": _FORMAT, "format_version": 1, "identity": wanted}
@@ -97,19 +93,35 @@ class RunFolder:
             durable.replace_file(config, config_yaml.encode())
         return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
-    def _refuse_other_content(self, must_exist: bool) -> None:
-        """A folder that is not empty must be a run folder already; nobody's home directory becomes a run."""
-        if (self.path / IDENTITY_FILE).exists():
-            return
-        if must_exist:
-            raise ValueError(f"{self.path}: expected a run folder, there is no {IDENTITY_FILE} in it")
-        names = os.listdir(self.path) if self.path.is_dir() else []
-        foreign = [name for name in names if name != LOCK_FILE and not name.startswith(durable.TEMPORARY)]
-        if foreign:
-            raise ForeignRun(
-                f"run folder {self.path}: expected a new or empty folder or a run folder, found {min(foreign)} "
-                f"and no {IDENTITY_FILE}"
-            )
+
+def refuse_foreign(path: str | Path, identity: Mapping[str, Any]) -> None:
+    """Raise what opening the folder as a run of this identity would raise, as far as looking at it can tell."""
+    folder = _check_path(path)
+    _refuse_other_content(folder, False)
+    if (folder / IDENTITY_FILE).exists():
+        _refuse_differences(folder, _read_identity(folder / IDENTITY_FILE), json.loads(json.dumps(identity)))
+
+
+def _refuse_other_content(folder: Path, must_exist: bool) -> None:
+    """A folder that is not empty must be a run folder already; nobody's home directory becomes a run."""
+    if (folder / IDENTITY_FILE).exists():
+        return
+    if must_exist:
+        raise ValueError(f"{folder}: expected a run folder, there is no {IDENTITY_FILE} in it")
+    names = os.listdir(folder) if folder.is_dir() else []
+    foreign = [name for name in names if name != LOCK_FILE and not name.startswith(durable.TEMPORARY)]
+    if foreign:
+        raise ForeignRun(
+            f"run folder {folder}: expected a new or empty folder or a run folder, found {min(foreign)} "
+            f"and no {IDENTITY_FILE}"
+        )
+
+
+def _refuse_differences(folder: Path, found: Any, wanted: Any) -> None:
+    differences = _differences(found, wanted)
+    if differences:
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise ForeignRun(f"run folder {folder} belongs to another run: {'; '.join(differences[:5])}{more}")
 
 
 def _check_path(path: str | Path) -> Path:

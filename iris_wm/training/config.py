@@ -1,10 +1,11 @@
 """The whole configuration of a run; a YAML file of configs/ holds one."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from iris_wm.agent import AgentConfig
 from iris_wm.collection import CollectionConfig
+from iris_wm.config_file import to_mapping
 from iris_wm.envs import EnvConfig
 from iris_wm.imagination.rollout import ImaginationConfig
 from iris_wm.imagination.token_env import max_past
@@ -172,6 +173,15 @@ class RunConfig:
     def agent_config(self, num_actions: int) -> AgentConfig:
         """The shape of the three networks for a game of so many actions."""
         return AgentConfig(num_actions, self.tokenizer, self.world_model, self.actor_critic)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change in a run: all but how long it trains, what is measured, and on which machine."""
+        mapping = to_mapping(self)
+        for name in ("trainer", "evaluation"):
+            del mapping[name]
+        for name in ("num_epochs", "checkpoint_every_minutes", "checkpoint_every_epochs", "max_minutes"):
+            del mapping["training"][name]
+        return mapping
 
     @property
     def total_env_steps(self) -> int:

@@ -9,7 +9,6 @@ import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -24,7 +23,7 @@ from iris_wm.checkpoint.errors import NumericFailure, ResourceError, Stopped
 from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint, resume
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.checkpoint.verify import newest_verified
-from iris_wm.config_file import dump_yaml, to_mapping
+from iris_wm.config_file import dump_yaml
 from iris_wm.envs import make_env
 from iris_wm.envs.snapshot import SnapshotEnv
 from iris_wm.training.callbacks import EpochWork, Metrics, Saver
@@ -73,7 +72,7 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
     with stop.listening():
         if rank:
             return _follow(config, Path(run_path), envs, console, stop)
-        with RunFolder(run_path, identity(config), dump_yaml(config)) as run:
+        with RunFolder(run_path, config.identity(), dump_yaml(config)) as run:
             return _train(config, run.path, run, resume(run), envs, console, stop)
 
 
@@ -181,16 +180,6 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-
-
-def identity(config: RunConfig) -> dict[str, Any]:
-    """What must not change in a run: all but how long it trains, what is measured, and on which machine."""
-    mapping = to_mapping(config)
-    for name in ("trainer", "evaluation"):
-        del mapping[name]
-    for name in ("num_epochs", "checkpoint_every_minutes", "checkpoint_every_epochs", "max_minutes"):
-        del mapping["training"][name]
-    return mapping
 
 
 def check_machine(config: TrainerConfig) -> None:

@@ -1,0 +1,44 @@
+"""What a command can tell of a run folder at once, before anything heavy is imported; nothing is written."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from iris_wm.checkpoint.errors import RunInUse
+from iris_wm.checkpoint.lock import describe_holder
+
+CONFIG_FILE = "config.yaml"
+LOCK_FILE = "lock"
+
+
+def existing_run(path: str | Path) -> Path:
+    """The run folder; ValueError if the path is none."""
+    folder = Path(path)
+    try:
+        is_run = (folder / CONFIG_FILE).is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        is_run = False
+    if not is_run:
+        raise ValueError(f'"{path}": not a run folder: it has no {CONFIG_FILE}; start one with iris-wm fit')
+    return folder
+
+
+def refuse_in_use(path: str | Path) -> None:
+    """RunInUse if a process trains in the run folder. The lock itself is taken later, and decides."""
+    try:
+        descriptor = os.open(
+            Path(path) / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        )
+    except (OSError, ValueError):  # there is none, or what is wrong is told when the folder is opened
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = describe_holder(os.pread(descriptor, 1000, 0))
+        raise RunInUse(
+            f"run folder {os.path.abspath(path)} is in use by {holder}; stop it, or use another folder"
+        ) from None
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
