@@ -40,7 +40,7 @@ class GenericEnv(gymnasium.Env):
     replayed. The limit is `max_emulator_frames` (`max_emulator_frames_test` in tests) steps.
 
     Raises ValueError where observations are not uint8 (H, W, 3), actions are not Discrete from 0, or what a
-    step returns is not what the spaces promise.
+    step returns is not what the spaces promise; FloatingPointError for a reward that is not finite.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (the type that Gymnasium gives it)
@@ -164,9 +164,9 @@ class GenericEnv(gymnasium.Env):
         try:
             value = float(reward)
         except (TypeError, ValueError):
-            value = math.nan
+            raise ValueError(f"{self._where}: reward: expected a finite number, got {reward!r}") from None
         if not math.isfinite(value):
-            raise ValueError(f"{self._where}: reward: expected a finite number, got {reward!r}")
+            raise FloatingPointError(f"reward of {self._where} is {value}, expected a finite number")
         self._observation = self._shrink(observation)
         self._actions.append(action)
         terminated = bool(terminated)

@@ -42,7 +42,8 @@ class Rollout:
 
     inputs: (B, H, 3, R, R) float in [0, 1], or codes (B, H, K, E), as the policy takes them.
     obs_tokens: (B, H, K) int64. actions: (B, H) int64. rewards: (B, H) float32. terminations: (B, H) bool.
-    state: the policy's memory before the first step.
+    state: the policy's memory before the first step. is_finite: () bool, whether every logit that the actions,
+    rewards and terminations were drawn from is; of a NaN the draws would show nothing.
     """
 
     inputs: Tensor
@@ -51,6 +52,7 @@ class Rollout:
     rewards: Tensor
     terminations: Tensor
     state: PolicyState
+    is_finite: Tensor
 
 
 class Imagination:
@@ -154,6 +156,7 @@ class Imagination:
             env.reset(obs_tokens, env.seed, past)
         self._action_draw.fill_(2**40)  # a stream of draws that the environment never reaches
         first_state = state
+        is_finite = torch.ones((), dtype=torch.bool, device=env.device)
         columns: dict[str, list[Tensor]] = {
             name: [] for name in ("inputs", "obs_tokens", "actions", "rewards", "terminations")
         }
@@ -167,12 +170,14 @@ class Imagination:
             self._action_draw.add_(1)
             with torch.autocast(env.device.type, enabled=False):  # its dtype is fixed by the cache
                 step = env.step(actions, should_predict_frame=t + 1 < self.config.horizon)
+            for logits in (output.action_logits, step.reward_logits, step.termination_logits):
+                is_finite = is_finite & torch.isfinite(logits).all()
             row = (inputs, obs_tokens, actions, step.rewards, step.terminations)
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
             obs_tokens = step.obs_tokens
         stacked = {name: torch.stack(values, dim=1) for name, values in columns.items()}
-        return Rollout(**stacked, state=first_state)
+        return Rollout(**stacked, state=first_state, is_finite=is_finite)
 
 
 def policy_inputs(tokenizer: Tokenizer, actor_critic: ActorCritic, obs_tokens: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A GPT-style pre-norm transformer, whole sequences for training and through a cache for dreaming."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import iris_kernels
@@ -91,6 +91,7 @@ class DecodeWeights:
     """One layer's weights as the decode kernels want them: a leading group axis, one dtype.
 
     In the parameters' own dtype these are views, always up to date; in another they are copies, see refresh.
+    packed: on a CPU, copies of the matrices in the layout that its products are fastest in.
     """
 
     ln_1: tuple[Tensor, Tensor]
@@ -99,19 +100,27 @@ class DecodeWeights:
     ln_2: tuple[Tensor, Tensor]
     fc_1: tuple[Tensor, Tensor]
     fc_2: tuple[Tensor, Tensor]
+    packed: dict[str, Tensor | None] = field(default_factory=dict)
 
     @staticmethod
     def of(block: nn.Module, dtype: torch.dtype) -> "DecodeWeights":
         """The weights of one block, cast to dtype where that differs."""
-        return DecodeWeights(**{name: grouped(getattr(block, name), dtype) for name in _DECODE_LAYERS})
+        weights = DecodeWeights(**{name: grouped(getattr(block, name), dtype) for name in _DECODE_LAYERS})
+        weights._pack()
+        return weights
 
     def refresh(self, block: nn.Module) -> None:
         """Copy the block's current weights in place, so that a captured graph sees them."""
         for name in _DECODE_LAYERS:
             refresh_grouped(getattr(self, name), getattr(block, name))
+        self._pack()
+
+    def _pack(self) -> None:
+        self.packed = {name: iris_kernels.pack_weight(getattr(self, name)[0]) for name in _DECODE_LINEAR}
 
 
-_DECODE_LAYERS = ("ln_1", "qkv", "out", "ln_2", "fc_1", "fc_2")
+_DECODE_LINEAR = ("qkv", "out", "fc_1", "fc_2")
+_DECODE_LAYERS = ("ln_1", "ln_2", *_DECODE_LINEAR)
 
 
 def grouped(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -155,7 +164,8 @@ def decode(
     batch_size, num_new, embed_dim = x.shape
     residual = x.reshape(1, batch_size * num_new, embed_dim)
     for layer, keys, values in zip(weights, cache.keys, cache.values, strict=True):
-        qkv = iris_kernels.ln_linear(residual, *layer.ln_1, *layer.qkv)
+        packed = layer.packed
+        qkv = iris_kernels.ln_linear(residual, *layer.ln_1, *layer.qkv, packed=packed["qkv"])
         mixed = iris_kernels.decode_attention(
             qkv.view(1, batch_size, num_new, 3 * embed_dim).to(keys.dtype),
             keys[None],
@@ -166,8 +176,10 @@ def decode(
             is_block_causal=is_block_causal,
         )
         mixed = mixed.view(1, -1, embed_dim).to(qkv.dtype)
-        residual = iris_kernels.linear_residual(mixed, *layer.out, residual)
-        hidden = iris_kernels.ln_linear(residual, *layer.ln_2, *layer.fc_1, activation="gelu")
-        residual = iris_kernels.linear_residual(hidden, *layer.fc_2, residual)
+        residual = iris_kernels.linear_residual(mixed, *layer.out, residual, packed["out"])
+        hidden = iris_kernels.ln_linear(
+            residual, *layer.ln_2, *layer.fc_1, activation="gelu", packed=packed["fc_1"]
+        )
+        residual = iris_kernels.linear_residual(hidden, *layer.fc_2, residual, packed["fc_2"])
     cache.position.add_(num_new if num_context is None else num_context)
     return residual.view(batch_size, num_new, embed_dim)

@@ -40,6 +40,7 @@ class IrisModule(pl.LightningModule):
         self.imagination: Imagination | None = None
         self.metrics: dict[str, float] = {}
         self.segment: Segment | None = None
+        self._imagination_is_finite = torch.tensor(True)
         losses = config.losses.tokenizer
         # In a list, so that its frozen weights are no part of the module's state.
         self._perceptual = [LPIPS(losses.perceptual_weights)] if losses.perceptual == "lpips" else []
@@ -154,6 +155,9 @@ class IrisModule(pl.LightningModule):
             rollout.terminations,
             self.config.losses.actor_critic,
         )
+        # A loss that is not finite stops the run, in all processes that train together; nobody waits for it here.
+        self._imagination_is_finite = rollout.is_finite
+        losses = {name: loss.where(rollout.is_finite, math.nan) for name, loss in losses.items()}
         with torch.no_grad():
             alive = (rollout.terminations.cumsum(1) - rollout.terminations.long() == 0).float()
             self.metrics |= {
@@ -186,6 +190,8 @@ class IrisModule(pl.LightningModule):
                 tensor = f"{component}/{name}"
                 if weight:
                     tensor = f"{component}.{weight}"
+                elif component == "actor_critic" and not bool(self._imagination_is_finite):
+                    tensor = _first_bad(self.agent.weights().items()) or "logits of the imagination"
                 elif name == "grad_norm" and gradient:
                     tensor = f"gradient of {component}.{gradient}"
                 detail = "" if tensor.endswith(name) else f" because of {tensor}"

@@ -46,10 +46,15 @@ class FailureReport(pl.Callback):
         self._step = batch
         pl_module.segment = None
         if batch.component in NETWORKS and batch.index == 0:
-            check_weights(
-                pl_module.agent,
-                f"found before {batch.component}, epoch {batch.epoch}, step 0; nothing was saved",
-            )
+            try:
+                check_weights(
+                    pl_module.agent,
+                    f"found before {batch.component}, epoch {batch.epoch}, step 0; nothing was saved",
+                )
+            except NumericFailure:
+                assert pl_module.sampler is not None
+                pl_module.segment = pl_module.sampler.sample(batch)  # what the step would have learned from
+                raise
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

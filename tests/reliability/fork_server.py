@@ -90,6 +90,9 @@ def act(hook: dict[str, Any], arguments: tuple[Any, ...]) -> None:
     elif what == "world model logits":
         head = arguments[0].agent.world_model.observation_head
         head.register_forward_hook(lambda layer, inputs, output: output * float("nan"))
+    elif what == "imagined logits":
+        head = arguments[0].agent.world_model.reward_head
+        head.register_forward_hook(lambda layer, inputs, output: output * float("inf"))
     elif what == "reward":
         env = arguments[0].envs[0]
         original_step: Callable[..., Any] = env.step

@@ -19,14 +19,20 @@ CASES = [
     ("latent", "optimize", 5, "tokenizer", "latents"),
     ("codebook", "step", 9, "tokenizer", "tokenizer.quantizer"),
     ("parameter", "step", 9, "world_model", "world_model."),
+    ("parameter", "step", 13, "actor_critic", "world_model."),
+    ("imagined logits", "step", 14, "actor_critic", "logits of the imagination"),
     ("logits", "step", 7, "collection", "action_logits"),
     ("reward", "collect", 3, "collection", "reward"),
     ("world model logits", "optimize", 7, "world_model", "world_model/observation_loss"),
 ]
 
 
-@pytest.mark.parametrize(("what", "place", "call", "phase", "tensor"), CASES, ids=[case[0] for case in CASES])
-def test_the_run_stops_and_says_why(processes, tiny_config, tmp_path, what, place, call, phase, tensor):
+@pytest.mark.parametrize(
+    ("what", "place", "call", "phase", "tensor"), CASES, ids=[f"{case[0]} in {case[3]}" for case in CASES]
+)
+def test_the_run_stops_and_says_why(
+    processes, tiny_config, undisturbed, digest, tmp_path, what, place, call, phase, tensor
+):
     run = tmp_path / "run"
     fit = ("fit", "--config", tiny_config, "--run", run, "--quiet", "--training.checkpoint_every_epochs", "1")
     finished = processes.run(*fit, hook={"place": place, "call": call, "what": what})
@@ -37,14 +43,15 @@ def test_the_run_stops_and_says_why(processes, tiny_config, tmp_path, what, plac
     assert report["message"] in finished.text
     assert (report["phase"], report["epoch"] > 0, report["step"] >= 0) == (phase, True, True), report
     batch = run / "failure" / "batch.safetensors"
-    if place == "optimize":
+    if phase != "collection":
         assert {"frames", "actions", "rewards", "is_real"} <= load_file(batch).keys()
     for folder in list_checkpoints(run):
         for name, weight in load_checkpoint(folder).agent.items():
             assert not weight.is_floating_point() or torch.isfinite(weight).all(), name
     assert len(list_checkpoints(run)) >= 1, "the last good one is kept"
-    if what == "loss":
+    if what in ("loss", "imagined logits"):
         assert processes.run(*fit).code == 0, "and the run goes on from it"
+        assert digest(run) == digest(undisturbed)
 
 
 def warnings_of(monkeypatch, shares: list[float]) -> list[str]:
