@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from iris_wm import cli
+from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.config_file import dump_yaml
 
 
@@ -313,6 +314,39 @@ def test_as_a_process(tmp_path, arguments, expected):
     )
     check(done.returncode, expected, done.stderr, ["none"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "expected", "heavy"),
+    [
+        ("fit --config {p}/none.yaml --run {p}/new", 2, "torch"),
+        ("fit --config {p}/twice.yaml --run {p}/new", 2, "torch"),
+        ("fit --config {p}/tiny.yaml --run {p}/held", 3, "torch"),
+        ("evaluate {p}/empty", 2, "torch"),
+        ("evaluate-dream {p}/run {p}/empty", 2, "torch"),
+        ("play {p}/none", 2, "torch"),
+        ("fit --config {p}/tiny.yaml --run {p}/new --sed 3", 2, "lightning"),
+        ("fit --config {p}/tiny.yaml --run {p}/run --seed 3", 3, "lightning"),
+        ("fit --config {p}/tiny.yaml --run {p}/foreign", 3, "lightning"),
+        ("evaluate {p}/damaged", 3, "lightning"),
+    ],
+)
+def test_refused_before_anything_heavy_is_imported(place, command, expected, heavy):
+    """Torch is a second and a half, Lightning two more; whoever mistypes a path should not wait for them."""
+    program = (
+        "import sys; from iris_wm import cli; code = cli.main(sys.argv[1:]); "
+        f"sys.exit(code if {heavy!r} not in sys.modules else 99)"
+    )
+    with RunFolder(place / "held", {"seed": 0}):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command.replace("{p}", str(place)).split()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    check(done.returncode, expected, done.stderr, [])
+    if "held" in command:
+        assert f"in use by process {os.getpid()}" in done.stderr
 
 
 def test_debug_shows_the_traceback(place):

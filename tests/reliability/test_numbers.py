@@ -3,11 +3,13 @@
 import io
 import json
 
+import gymnasium
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from iris_wm import cli
 from iris_wm.checkpoint.folder import load_checkpoint
 from iris_wm.checkpoint.verify import list_checkpoints
 from iris_wm.training.watch import PATIENCE, CodebookWatch
@@ -52,6 +54,26 @@ def test_the_run_stops_and_says_why(
     if what in ("loss", "imagined logits"):
         assert processes.run(*fit).code == 0, "and the run goes on from it"
         assert digest(run) == digest(undisturbed)
+
+
+def test_a_reward_of_somebodys_environment(tiny_config, tmp_path, capsys):
+    """Outside Atari a reward can be anything; the exit code is that of a number, not that of a bad config."""
+
+    class Nan(gymnasium.RewardWrapper):
+        def reward(self, reward):
+            return float("nan")
+
+    gymnasium.register("iris_wm/NanCatch-v0", lambda: Nan(gymnasium.make("iris_wm/Catch-v0")))
+    run = tmp_path / "run"
+    try:
+        fit = ["fit", "--config", str(tiny_config), "--run", str(run), "--quiet"]
+        assert cli.main([*fit, "--env.id", "iris_wm/NanCatch-v0"]) == 4
+    finally:
+        del gymnasium.registry["iris_wm/NanCatch-v0"]
+    text = capsys.readouterr().err
+    assert 'reward of env "iris_wm/NanCatch-v0" is nan, expected a finite number' in text
+    assert text.count("\n") == 1
+    assert json.loads((run / "failure" / "failure.json").read_text())["tensor"] == "reward"
 
 
 def warnings_of(monkeypatch, shares: list[float]) -> list[str]:
