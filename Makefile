@@ -22,6 +22,7 @@ check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy iris_wm kernels/iris_kernels
 	$(BIN)/codespell
+	$(BIN)/python tests/security/audit.py
 
 # Minutes to hours: all games' snapshots, whole notebooks, the benchmark with the real trainer.
 test-slow: .venv/installed-test
