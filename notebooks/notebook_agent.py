@@ -1,16 +1,18 @@
-"""Which run a notebook looks at: yours, the demo's, or a small one that it trains first.
+"""Which run a notebook looks at: yours, the demo's, or a small one that the first notebook trains for all.
 
 The environment variable IRIS_WM_SHORT makes that one much smaller: enough to see that a notebook runs, not to learn.
+IRIS_WM_NOTEBOOK_RUNS names the folder to keep it in, in place of runs/ in the repository.
 """
 
 import os
+import time
 import warnings
 from pathlib import Path
 
+from iris_wm.checkpoint.errors import RunInUse
 from iris_wm.config_file import apply_overrides, build_config, config_hash, read_yaml
 from iris_wm.run import Run, open_run
 from iris_wm.training.config import RunConfig
-from iris_wm.training.train import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 IS_SHORT = bool(os.environ.get("IRIS_WM_SHORT"))
@@ -31,10 +33,27 @@ def open_agent(run: str = "") -> Run:
     demo = ROOT / "runs" / "demo"
     if not IS_SHORT and any((demo / "checkpoints").glob("step-*")):
         return open_run(demo)
-    warnings.filterwarnings("ignore", module="lightning")
     mapping = apply_overrides(read_yaml(ROOT / "configs" / "notebook.yaml"), _FEW_STEPS if IS_SHORT else [])
     config = build_config(RunConfig, mapping)
     # A run belongs to its config; another config, or another version's defaults, make another run.
-    folder = ROOT / "runs" / f"notebook-{config_hash(config)[:8]}"
-    fit(config, folder, is_quiet=True)
+    runs = Path(os.environ.get("IRIS_WM_NOTEBOOK_RUNS", ROOT / "runs"))
+    folder = runs / f"notebook-{config_hash(config)[:8]}"
+    _train_once(config, folder)
     return open_run(folder)
+
+
+def _train_once(config: RunConfig, folder: Path) -> None:
+    """Train the run to its end; where another notebook is at it, wait for it."""
+    from iris_wm.training.train import fit
+
+    warnings.filterwarnings("ignore", module="lightning")
+    is_waiting = False
+    while True:
+        try:
+            fit(config, folder, is_quiet=True)
+            return
+        except RunInUse:
+            if not is_waiting:
+                print("another notebook trains the small agent; waiting for it")
+            is_waiting = True
+            time.sleep(1)

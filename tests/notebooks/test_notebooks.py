@@ -1,4 +1,4 @@
-"""The notebooks: stripped of outputs, and (slow) they run from top to bottom in their short form."""
+"""The notebooks: stripped of outputs, and in their short form they run from top to bottom."""
 
 import json
 import os
@@ -26,26 +26,18 @@ def test_outputs_are_stripped(path: Path):
     assert 'RUN = ""' in code[0], "the first cell names the run"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_in_short_form(path: Path):
+@pytest.mark.timeout(600)
+def test_all_run_in_short_form(tmp_path: Path):
+    """All in one process of nbmake, one after the other: the first trains the agent that all share."""
     pytest.importorskip("nbmake")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--nbmake",
-        "--nbmake-timeout=600",
-        "-p",
-        "no:cacheprovider",
-    ]
+    options = ["-q", "--nbmake", "--nbmake-timeout=300", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = subprocess.run(
-        [*command, str(path)],
+        [sys.executable, "-m", "pytest", *options, *map(str, NOTEBOOKS)],
         cwd=ROOT,
-        env={**os.environ, "IRIS_WM_SHORT": "1"},
+        env={**os.environ, "IRIS_WM_SHORT": "1", "IRIS_WM_NOTEBOOK_RUNS": str(tmp_path)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+    assert "4 passed" in done.stdout
+    assert [path.name[:9] for path in tmp_path.iterdir()] == ["notebook-"], "one agent for all"
