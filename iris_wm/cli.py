@@ -207,6 +207,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from iris_wm.checkpoint.opening import check_writable
     from iris_wm.evaluation.evaluate import evaluate
     from iris_wm.evaluation.result import RESULT_FILE
     from iris_wm.report import summarize_returns
@@ -215,8 +216,11 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     run = open_run(options.run)
     settings = run.config.evaluation
     path = Path(options.output or run.path / RESULT_FILE)
-    if path.is_dir():
-        raise ValueError(f"--output {path}: expected a file, got a folder")
+    if path.exists() and not path.is_file():
+        raise ValueError(
+            f"--output {path}: expected a file, got {'a folder' if path.is_dir() else 'something else'}"
+        )
+    check_writable(path.parent)  # not only after hours of playing
     temperature = settings.temperature if options.temperature is None else options.temperature
     with Progress(transient=True) as bar:
         task = bar.add_task("episodes", total=options.episodes)
@@ -231,16 +235,21 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
             on_progress=lambda finished: bar.update(task, completed=finished),
         )
     result = make_result(run, played, seed=options.seed, temperature=temperature, preset=options.preset)
-    result.save(path)
     summary = summarize_returns(played.returns)
     score = result.human_normalized_score
-    Console(highlight=False).print(
+    text = (
         f"{result.game}: mean return {summary.mean:.2f} (95% {summary.low:.2f} to {summary.high:.2f}) over "
         f"{summary.num_episodes} episodes"
         + (f"; human-normalised {score:.3f}" if score is not None else "")
-        + f"; after {result.env_steps} env steps; written to {path}",
-        soft_wrap=True,
+        + f"; after {result.env_steps} env steps"
     )
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        result.save(path)
+    except OSError:
+        console.print(text)  # the measurement is not lost
+        raise
+    console.print(f"{text}; written to {path}")
     return 0
 
 
@@ -327,11 +336,14 @@ def _play(options: argparse.Namespace, rest: list[str]) -> int:
 def _evaluate_dream(options: argparse.Namespace, rest: list[str]) -> int:
     from rich.progress import Progress
 
+    from iris_wm.checkpoint.opening import check_writable
     from iris_wm.dream_report import describe, write_dream_report
     from iris_wm.evaluation.dream_quality import collect_held_out, evaluate_dream
     from iris_wm.imagination.token_env import SamplingConfig
 
     sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")
+    output = Path(options.output or Path(options.runs[0]) / "dream-quality")
+    check_writable(output)
     runs = [_open_dreamer(path) for path in options.runs]
     env = runs[0].config.env
     for run in runs[1:]:
@@ -357,7 +369,7 @@ def _evaluate_dream(options: argparse.Namespace, rest: list[str]) -> int:
                     on_progress=lambda finished, task=task: bar.update(task, completed=finished),  # type: ignore[misc]
                 )
             )
-    page = write_dream_report(qualities, options.output or runs[0].path / "dream-quality")
+    page = write_dream_report(qualities, output)
     for quality in qualities:
         print(describe(quality))
     print(f"report: {page}")

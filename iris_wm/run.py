@@ -11,6 +11,7 @@ import iris_wm
 from iris_wm.agent import Agent
 from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint
 from iris_wm.checkpoint.opening import CONFIG_FILE, existing_run
+from iris_wm.checkpoint.run_folder import refuse_foreign
 from iris_wm.checkpoint.verify import newest_verified
 from iris_wm.config_file import build_config, read_yaml
 from iris_wm.evaluation.evaluate import PlayedEpisodes
@@ -41,7 +42,7 @@ def open_run(path: str | Path) -> Run:
 
     Raises:
         ValueError: the path is no run folder, or it has no checkpoint yet.
-        DamagedState: no checkpoint of the run can be used.
+        DamagedState: no checkpoint of the run can be used, or its config.yaml is no longer the run's.
     """
     folder = existing_run(path)
     found = newest_verified(folder)
@@ -50,6 +51,7 @@ def open_run(path: str | Path) -> Run:
             f'"{path}": the run has no checkpoint yet; continue it with iris-wm fit --run {path}'
         )
     config = build_config(RunConfig, read_yaml(folder / CONFIG_FILE))
+    refuse_foreign(folder, config.identity())  # where config.yaml was edited
     checkpoint = load_checkpoint(found.folder)
     progress = RunProgress()
     progress.load_state_dict(checkpoint.training[STATE_KEY])

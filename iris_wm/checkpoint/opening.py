@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from iris_wm.checkpoint.errors import RunInUse
+from iris_wm.checkpoint.errors import ResourceError, RunInUse
 from iris_wm.checkpoint.lock import describe_holder
 
 CONFIG_FILE = "config.yaml"
@@ -21,6 +21,15 @@ def existing_run(path: str | Path) -> Path:
     if not is_run:
         raise ValueError(f'"{path}": not a run folder: it has no {CONFIG_FILE}; start one with iris-wm fit')
     return folder
+
+
+def check_writable(folder: str | Path) -> None:
+    """ResourceError if nothing can be written into the folder, or into the one it will be made in."""
+    place = Path(os.path.abspath(folder))
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ResourceError(f"{folder}: cannot be written; choose another place with --output")
 
 
 def refuse_in_use(path: str | Path) -> None:

@@ -25,7 +25,7 @@ class RunFolder:
     """An open run folder: locked, writable, and known to belong to this run. Close it, or use it in ``with``.
 
     path: the folder. metrics: its metrics.csv. config_hash: sha256 of its identity. segments: the replay
-    segments on disk that hold the steps of the running process, in order.
+    segments on disk that hold the steps of the running process, in order. is_new: this process has made it.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class RunFolder:
         """Compares or writes the identity, makes the sub-folders and clears leftovers; returns the config hash."""
         path = self.path / IDENTITY_FILE
         found = _read_identity(path) if path.exists() else None
+        self.is_new = found is None
         wanted = found if identity is None else json.loads(json.dumps(identity))
         if found is not None:
             _refuse_differences(self.path, found, wanted)
@@ -131,6 +132,8 @@ def _check_path(path: str | Path) -> Path:
     if not text.strip() or not text.isprintable():
         raise ValueError(f"run folder: expected a path of printable characters, got {text!r}")
     result = Path(os.path.abspath(text))
+    if os.path.islink(result) and not os.path.exists(result):
+        raise ValueError(f"run folder {text}: a link that leads nowhere, to {os.readlink(result)}")
     if os.path.exists(result) and not os.path.isdir(result):
         raise ValueError(f"run folder {text}: expected a folder, got a file")
     return result

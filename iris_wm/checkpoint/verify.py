@@ -52,6 +52,9 @@ def verify_checkpoint(folder: Path) -> Manifest:
     ``NewerFormat`` for a checkpoint of a later version.
     """
     manifest = read_manifest(folder)
+    order = checkpoint_order(folder)
+    if order and order[0] != manifest.step:
+        raise DamagedCheckpoint(f"{folder}: renamed; by its manifest it is {checkpoint_name(manifest.step)}")
     found = set(os.listdir(folder))
     expected = {*manifest.files, MANIFEST_FILE}
     if found - expected:
@@ -103,9 +106,20 @@ def newest_verified(run: Path, config_hash: str | None = None) -> Found | None:
             skipped.append((folder, str(error)))
     set_aside = sorted((run / CHECKPOINTS).glob(f"{SET_ASIDE}*"))
     if not skipped and not set_aside:
+        if foreign := _foreign_names(run / CHECKPOINTS):
+            raise NoUsableCheckpoint(
+                f"{run / CHECKPOINTS}: expected folders named like {checkpoint_name(0)}, found {min(foreign)}; "
+                "give it its name back, or move it away to start from the beginning"
+            )
         return None
     reason = f"the newest: {skipped[0][1]}" if skipped else f"all were set aside: {set_aside[-1]}"
     raise NoUsableCheckpoint(
         f"{run}: none of {len(skipped) + len(set_aside)} checkpoints can be used; {reason}. "
         "Restore one from a copy, or start a run in another folder"
     )
+
+
+def _foreign_names(folder: Path) -> list[str]:
+    """What lies in the folder and was not left there by a save that was killed."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return [name for name in names if not name.startswith(durable.TEMPORARY)]

@@ -73,7 +73,14 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
         if rank:
             return _follow(config, Path(run_path), envs, console, stop)
         with RunFolder(run_path, config.identity(), dump_yaml(config)) as run:
-            return _train(config, run.path, run, resume(run), envs, console, stop)
+            checkpoint = resume(run)
+            if checkpoint is None and not run.is_new:
+                console.print(
+                    f"{run.path} has no checkpoint: starting from the beginning",
+                    style="yellow",
+                    soft_wrap=True,
+                )
+            return _train(config, run.path, run, checkpoint, envs, console, stop)
 
 
 def _follow(
