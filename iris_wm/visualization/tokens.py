@@ -55,7 +55,7 @@ def token_overlay(
     rows: int | None = None,
     show_codes: bool = True,
 ) -> Image.Image:
-    """A frame (C, H, W) uint8, upscaled, under the colours of its tokens (K,): which patch is which code."""
+    """A frame (C, H, W) uint8, upscaled, under the colours of its tokens (K,): which code stands where."""
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity: expected 0 to 1, got {opacity}")
     codes, rows, columns = _grid(tokens, codebook_size, rows)
