@@ -53,6 +53,28 @@ def place(tiny_run, tmp_path_factory) -> Path:
         data = bytearray(weights.read_bytes())
         data[-1] ^= 1
         weights.write_bytes(data)
+    (folder / "utf16.yaml").write_bytes("seed: 1\n".encode("utf-16"))
+    (folder / "latin.yaml").write_bytes(b"# caf\xe9\nseed: 1\n")
+    (folder / "leads nowhere").symlink_to("no such folder")
+    edited = folder / "edited config"
+    shutil.copytree(folder / "run", edited)
+    text = (edited / "config.yaml").read_text()
+    (edited / "config.yaml").write_text(text.replace("id: iris_wm/Catch-v0", "id: Breakout"))
+    renamed = folder / "renamed"
+    shutil.copytree(folder / "run", renamed)
+    for checkpoint in (renamed / "checkpoints").iterdir():
+        checkpoint.rename(checkpoint.with_name(f"old-{checkpoint.name}"))
+    for name in ("lock", "metrics.csv", "identity.json"):
+        other = folder / f"{name} is a folder"
+        shutil.copytree(folder / "run", other)
+        (other / name).unlink()
+        (other / name).mkdir()
+    for name in ("replay", "checkpoints", "tensorboard"):
+        other = folder / f"{name} is a file"
+        shutil.copytree(folder / "run", other, ignore=shutil.ignore_patterns(name))
+        (other / name).write_text("")
+    nameless = folder / "without identity"
+    shutil.copytree(folder / "run", nameless, ignore=shutil.ignore_patterns("identity.json"))
     return folder
 
 
@@ -181,6 +203,25 @@ COMMANDS: list[tuple[str, int, list[str]]] = [
     ("fit --config {p}/tiny.yaml --run {p}/run --seed 3", 3, ["seed", "3"]),
     ("fit --run {p}/broken config", 2, ["config.yaml"]),
     ("fit --run {p}/damaged", 3, ["damaged"]),
+    ("fit --config {p}/utf16.yaml --run {p}/new", 2, ["utf16.yaml", "binary"]),
+    ("fit --config {p}/latin.yaml --run {p}/new", 2, ["latin.yaml"]),
+    ("fit --config /dev/zero --run {p}/new", 2, ["/dev/zero", "100 kB"]),
+    ("fit --config {p}/tiny.yaml --run {p}/leads nowhere", 2, ["leads nowhere", "no such folder"]),
+    ("fit --run {p}/edited config", 3, ["env.id", "Breakout"]),
+    ("fit --run {p}/renamed", 3, ["old-step"]),
+    ("fit --run {p}/lock is a folder", 5, ["lock is a folder/lock"]),
+    ("fit --run {p}/metrics.csv is a folder --training.num_epochs 2", 5, ["metrics.csv"]),
+    ("fit --run {p}/identity.json is a folder", 3, ["identity.json", "regular file"]),
+    ("fit --run {p}/replay is a file", 5, ["replay"]),
+    ("fit --run {p}/checkpoints is a file", 5, ["checkpoints"]),
+    ("fit --run {p}/tensorboard is a file --training.num_epochs 2", 5, ["tensorboard"]),
+    ("fit --run {p}/without identity", 3, ["identity.json"]),
+    ("evaluate {p}/edited config", 3, ["env.id", "Breakout"]),
+    ("evaluate {p}/renamed", 3, ["old-step"]),
+    ("evaluate {p}/without identity", 3, ["identity.json"]),
+    ("evaluate {p}/run --output /dev/null", 2, ["/dev/null"]),
+    ("evaluate {p}/run --output /proc/iris.json", 5, ["/proc"]),
+    ("evaluate-dream {p}/run --output {p}/random.pt", 5, ["random.pt"]),
     ("fit --config {p}/tiny.yaml", 2, ["--run"]),
     ("evaluate {p}/missing", 2, ["missing"]),
     ("evaluate {p}/random.pt", 2, ["random.pt"]),
@@ -246,6 +287,11 @@ COMMANDS: list[tuple[str, int, list[str]]] = [
 ]
 
 
+SPACED = ["never saved", "broken config", "empty file", "leads nowhere", "edited config", "without identity"]
+SPACED += [f"{name} is a folder" for name in ("lock", "metrics.csv", "identity.json")]
+SPACED += [f"{name} is a file" for name in ("replay", "checkpoints", "tensorboard")]
+
+
 def call(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     try:
         code = cli.main(arguments)
@@ -278,7 +324,7 @@ def test_config_keys(place, capsys, tmp_path, override, words):
 def test_commands(place, capsys, command, expected, words):
     # Names with a space are single arguments.
     spaced = command
-    for name in ("never saved", "broken config", "empty file"):
+    for name in SPACED:
         spaced = spaced.replace(name, name.replace(" ", "\0"))
     arguments = (
         [part.replace("\0", " ").replace("{p}", str(place)) for part in spaced.split(" ")] if spaced else []

@@ -81,8 +81,9 @@ def save_checkpoint(
     ``tree.encode`` takes. replay: the steps not yet on disk are taken from it. score: higher is better.
 
     Raises ``ResourceError`` if there is no room for three times its size or a write fails; what was saved
-    before is untouched then. ``ValueError`` names a value that cannot be saved.
+    before is untouched then. ``ValueError`` names a value that cannot be saved. ``RunInUse``: see ``check_lock``.
     """
+    run.check_lock()
     folder = _next_name(run, step)
     if score is not None and not math.isfinite(score):
         raise ValueError(f"score: expected a finite number or None, got {score}")

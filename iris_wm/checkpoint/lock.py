@@ -51,6 +51,17 @@ class RunLock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(mine).encode() + b"\n", 0)
 
+    def check(self) -> None:
+        """Before a write: where somebody has removed the file, takes the lock anew, or raises ``RunInUse``."""
+        assert self._descriptor is not None, "not held"
+        try:
+            if os.path.samestat(os.fstat(self._descriptor), os.stat(self.path)):
+                return
+        except OSError:
+            pass
+        self.release()
+        self.acquire()
+
     def release(self) -> None:
         """Gives the lock back; does nothing if it is not held."""
         if self._descriptor is not None:

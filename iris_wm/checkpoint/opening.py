@@ -1,7 +1,8 @@
-"""What a command can tell of a run folder at once, before anything heavy is imported; nothing is written."""
+"""What a command can tell of a run folder at once, before anything heavy is imported; nothing is left behind."""
 
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 
 from iris_wm.checkpoint.errors import ResourceError, RunInUse
@@ -28,8 +29,11 @@ def check_writable(folder: str | Path) -> None:
     place = Path(os.path.abspath(folder))
     while not place.exists() and place != place.parent:
         place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise ResourceError(f"{folder}: cannot be written; choose another place with --output")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written: {error.strerror}; see --output") from None
 
 
 def refuse_in_use(path: str | Path) -> None:

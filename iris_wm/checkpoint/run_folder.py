@@ -58,6 +58,10 @@ class RunFolder:
             self.close()
             raise
 
+    def check_lock(self) -> None:
+        """Raises ``RunInUse`` if the lock file was removed and another process has taken the run since."""
+        self._lock.check()
+
     def close(self) -> None:
         """Closes metrics.csv and gives the lock back."""
         self.metrics.close()

@@ -131,6 +131,30 @@ def test_swapped_files_are_detected(saved):
         (folder / name).write_bytes(original)
 
 
+def test_a_renamed_checkpoint_is_not_taken_for_what_its_name_says(toy):
+    toy.new([3, 5]).close()
+    folder = toy.path / "checkpoints" / "step-000000005"
+    folder.rename(folder.with_name("step-000000099"))
+    with toy.open() as run:
+        checkpoint = resume(run)
+        toy.check(checkpoint, 3)
+        assert "renamed; by its manifest it is step-000000005" in checkpoint.skipped[0][1]
+        toy.save(run, 4)
+    with toy.open() as run:
+        toy.check(resume(run), 4)
+
+
+def test_checkpoints_under_other_names_are_no_reason_to_start_anew(toy):
+    toy.new([3]).close()
+    folder = toy.path / "checkpoints" / "step-000000003"
+    folder.rename(folder.with_name("backup"))
+    with toy.open() as run, pytest.raises(NoUsableCheckpoint, match="found backup"):
+        resume(run)
+    folder.with_name("backup").rename(folder)
+    with toy.open() as run:
+        toy.check(resume(run), 3)
+
+
 def test_links_pipes_and_folders_in_place_of_files_are_refused(saved, tmp_path):
     folder, files = saved
     for path in files:

@@ -11,6 +11,7 @@ import pytest
 
 from iris_wm.checkpoint import durable
 from iris_wm.checkpoint.errors import DamagedState, ForeignRun, ResourceError, RunInUse, exit_code
+from iris_wm.checkpoint.folder import resume
 from iris_wm.checkpoint.run_folder import RunFolder
 
 HOLDER = """
@@ -150,6 +151,25 @@ def test_a_second_writer_is_refused_at_once(tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_lock_file_that_somebody_removes(toy):
+    """Whoever takes a lock for stale and removes it: two may run, but only one of them can still save."""
+    first = toy.new([1])
+    (toy.path / "lock").unlink()
+    toy.save(first, 2)
+    with pytest.raises(RunInUse):
+        toy.open()
+    (toy.path / "lock").unlink()
+    second = toy.open()
+    resume(second)
+    with pytest.raises(RunInUse, match="in use by process"):
+        toy.save(first, 3)
+    toy.save(second, 3)
+    second.close()
+    first.close()
+    with toy.open() as run:
+        toy.check(resume(run), 3)
 
 
 def test_a_second_writer_in_the_same_process_is_refused(tmp_path):
