@@ -82,8 +82,10 @@ class TokenEnv:
         transformer = world_model.transformer
         self.device = transformer.ln_out.weight.device
         num_queries = self.layout.tokens_per_frame if self.is_parallel else 0
-        # One query against many keys in bfloat16 is slower on a CPU than in float32.
-        cache_dtype = torch.float32 if self.device.type == "cpu" else dtype
+        cache_dtype = dtype
+        head_size = transformer.embed_dim // transformer.num_heads
+        if self.device.type == "cpu" and not iris_kernels.has_c_decode_attention(head_size, dtype):
+            cache_dtype = torch.float32  # PyTorch's own products are slower in bfloat16 here
         self.cache = transformer.new_cache(batch_size, self.layout.max_tokens + num_queries, cache_dtype)
         self._layers = [DecodeWeights.of(block, dtype) for block in transformer.blocks]
         self._ln_out = grouped(transformer.ln_out, dtype)

@@ -1,10 +1,12 @@
 """The convolutional encoder and decoder of the tokenizer (Esser et al., 2021, as used by IRIS)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import iris_kernels
 import torch
 import torch.nn.functional as F
+from iris_kernels.reference.group_norm_silu import is_small_bfloat16
 from torch import Tensor, nn
 
 
@@ -71,14 +73,7 @@ class GroupNormSiLU(nn.GroupNorm):
         super().__init__(num_groups(channels), channels, eps=1e-6)
 
     def forward(self, maps: Tensor) -> Tensor:
-        inputs = maps.float() if is_small_bfloat16(maps) else maps
-        normed = iris_kernels.group_norm_silu(inputs, self.weight, self.bias, self.num_groups, self.eps)
-        return normed.to(maps.dtype)
-
-
-def is_small_bfloat16(maps: Tensor) -> bool:
-    """Whether a group norm is faster in float32: on a CPU, bfloat16 maps of at most 16 x 16 (4 times, measured)."""
-    return maps.dtype == torch.bfloat16 and maps.device.type == "cpu" and maps.shape[-1] <= 16
+        return iris_kernels.group_norm_silu(maps, self.weight, self.bias, self.num_groups, self.eps)
 
 
 class ResidualBlock(nn.Module):
@@ -136,38 +131,54 @@ class Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self._merged: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
 
     def forward(self, maps: Tensor) -> Tensor:
         if torch.is_grad_enabled() or maps.device.type != "cpu":
             return self.conv(F.interpolate(maps, scale_factor=2.0, mode="nearest"))
-        return upsample_conv(maps, self.conv.weight, self.conv.bias)
+        return upsample_conv(maps, *self._merged_weights(maps.dtype))
+
+    def _merged_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Kept until the convolution's own weights change."""
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        key = (dtype, *((tensor.data_ptr(), tensor._version) for tensor in (weight, bias)))
+        if self._merged is None or self._merged[0] != key:
+            self._merged = (key, *merge_taps(weight, bias, dtype))
+        return self._merged[1:]
 
 
-def upsample_conv(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 convolution of doubled maps with 4/9 of the multiplications.
+def upsample_conv(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 3x3 convolution of doubled maps with 4/9 of the multiplications: four 2x2 convolutions of the maps as they are.
 
-    Doubled pixels come in pairs, so of the 3 taps in a direction two fall on the same pixel and are one tap, their
-    sum: four 2x2 convolutions of the maps as they are, one for each parity of row and column.
-
-    maps (B, C, H, W), weight (C_out, C, 3, 3) -> (B, C_out, 2 H, 2 W), channels-last.
+    maps (B, C, H, W); weight (4 C_out, C, 2, 2) and bias (4 C_out,) of merge_taps -> (B, C_out, 2 H, 2 W),
+    channels-last.
     """
     batch_size, _, height, width = maps.shape
-    channels = len(weight)
+    channels = len(weight) // 4
+    parts = F.conv2d(maps, weight, bias, padding=1).contiguous(memory_format=torch.channels_last)
+    # (B, 4 C_out, H + 1, W + 1). The part for odd rows starts one row further down, that for odd columns one column
+    # further right: with strides, all four are one view, copied once.
+    per_picture, _, per_row, per_column = parts.stride()
+    doubled = parts.as_strided(
+        (batch_size, height, 2, width, 2, channels),
+        (per_picture, per_row, per_row + 2 * channels, per_column, per_column + channels, 1),
+    )
+    doubled = doubled.reshape(batch_size, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+    return doubled.contiguous(memory_format=torch.channels_last)
+
+
+def merge_taps(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The 3x3 convolution after nearest-neighbour doubling as one 2x2 convolution before it, for upsample_conv.
+
+    Doubled pixels come in pairs, so of the 3 taps in a direction two fall on the same pixel and are one tap, their
+    sum: four 2x2 kernels, one for each parity of row and column. Summed in the weights' own dtype.
+
+    weight (C_out, C, 3, 3), bias (C_out,) -> (4 C_out, C, 2, 2), (4 C_out,) of dtype.
+    """
     rows = [_merge_taps(weight, 2, parity) for parity in (0, 1)]
     kernels = torch.cat([_merge_taps(row, 3, parity) for row in rows for parity in (0, 1)])
-    # In the maps' dtype already, autocast or not: the sums are of float32 weights.
-    parts = F.conv2d(
-        maps,
-        kernels.to(maps.dtype).contiguous(memory_format=torch.channels_last),
-        None if bias is None else bias.to(maps.dtype).repeat(4),
-        padding=1,
-    )
-    shape = (batch_size, channels, 2 * height, 2 * width)
-    doubled = parts.new_empty(shape).contiguous(memory_format=torch.channels_last)
-    for i, part in enumerate(parts.split(channels, dim=1)):
-        row, column = divmod(i, 2)
-        doubled[:, :, row::2, column::2] = part[:, :, row : row + height, column : column + width]
-    return doubled
+    return kernels.to(dtype).contiguous(memory_format=torch.channels_last), bias.to(dtype).repeat(4)
 
 
 def _merge_taps(weight: Tensor, dim: int, parity: int) -> Tensor:

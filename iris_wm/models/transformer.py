@@ -100,14 +100,15 @@ class DecodeWeights:
     ln_2: tuple[Tensor, Tensor]
     fc_1: tuple[Tensor, Tensor]
     fc_2: tuple[Tensor, Tensor]
-    packed: dict[str, Tensor | None] = field(default_factory=dict)
+    packed: dict[str, Tensor | None] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._pack()
 
     @staticmethod
     def of(block: nn.Module, dtype: torch.dtype) -> "DecodeWeights":
         """The weights of one block, cast to dtype where that differs."""
-        weights = DecodeWeights(**{name: grouped(getattr(block, name), dtype) for name in _DECODE_LAYERS})
-        weights._pack()
-        return weights
+        return DecodeWeights(**{name: grouped(getattr(block, name), dtype) for name in _DECODE_LAYERS})
 
     def refresh(self, block: nn.Module) -> None:
         """Copy the block's current weights in place, so that a captured graph sees them."""
@@ -119,8 +120,8 @@ class DecodeWeights:
         self.packed = {name: iris_kernels.pack_weight(getattr(self, name)[0]) for name in _DECODE_LINEAR}
 
 
+_DECODE_LAYERS = ("ln_1", "qkv", "out", "ln_2", "fc_1", "fc_2")
 _DECODE_LINEAR = ("qkv", "out", "fc_1", "fc_2")
-_DECODE_LAYERS = ("ln_1", "ln_2", *_DECODE_LINEAR)
 
 
 def grouped(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,10 @@ from iris_kernels.ops.decode_chain import (
     LayerWeights,
     decode_attention,
     decode_layer,
+    has_c_decode_attention,
     linear_residual,
     ln_linear,
+    pack_weight,
 )
 from iris_kernels.ops.group_norm_silu import group_norm_silu
 from iris_kernels.ops.head_sample import head_sample, sample_tokens
@@ -23,9 +25,11 @@ __all__ = [
     "decode_attention",
     "decode_layer",
     "group_norm_silu",
+    "has_c_decode_attention",
     "head_sample",
     "linear_residual",
     "ln_linear",
+    "pack_weight",
     "requested_backend",
     "sample_tokens",
 ]

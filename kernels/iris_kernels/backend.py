@@ -83,6 +83,11 @@ def use_triton(op: str, device: torch.device, problem: str | None) -> bool:
     return False
 
 
+def use_c(device: torch.device) -> bool:
+    """Whether a C kernel is wanted for tensors on this device, where there is one."""
+    return device.type == "cpu" and requested_backend() == "auto"
+
+
 def runs_eagerly(tensor: torch.Tensor) -> bool:
     """Whether a call may skip the custom op and go straight to the reference.
 

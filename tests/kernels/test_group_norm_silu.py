@@ -13,7 +13,8 @@ def make(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     return x.requires_grad_(), torch.randn(16, requires_grad=True), torch.randn(16, requires_grad=True)
 
 
-def test_equals_torch_and_keeps_the_layout() -> None:
+def test_equals_torch_and_keeps_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
     x, weight, bias = make()
     out = iris_kernels.group_norm_silu(x, weight, bias, 4)
     assert torch.equal(out, F.silu(F.group_norm(x, 4, weight, bias, 1e-6)))

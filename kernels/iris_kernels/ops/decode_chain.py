@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from iris_kernels.backend import runs_eagerly, shape_error, use_triton
+from iris_kernels.backend import runs_eagerly, shape_error, use_c, use_triton
+from iris_kernels.cpu_kernels import decode_attention as c_kernel
 from iris_kernels.reference import decode_chain as reference
 
 ACTIVATIONS = ("none", "gelu")
@@ -35,6 +36,15 @@ class LayerWeights(NamedTuple):
     fc2_bias: Tensor  # (G, C)
 
 
+def pack_weight(weight: Tensor) -> Tensor | None:
+    """A copy of a matrix (G, O, C) in the layout that products on this CPU are fastest in.
+
+    None on other devices, for G > 1, for dtypes and processors that have no such layout. A copy: pack again after
+    the weight has changed.
+    """
+    return reference.pack_weight(weight) if use_c(weight.device) else None
+
+
 def ln_linear(
     x: Tensor,
     ln_weight: Tensor,
@@ -42,6 +52,7 @@ def ln_linear(
     weight: Tensor,
     bias: Tensor,
     activation: Literal["none", "gelu"] = "none",
+    packed: Tensor | None = None,
 ) -> Tensor:
     """`activation(layer_norm(x) weight^T + bias)`, eps 1e-5, statistics in float32, exact-erf GELU.
 
@@ -50,6 +61,7 @@ def ln_linear(
         ln_weight, ln_bias: (G, C).
         weight: (G, O, C) float32, float16 or bfloat16.
         bias: (G, O).
+        packed: `pack_weight(weight)`, up to date; used where plain PyTorch runs on a CPU.
 
     Returns:
         (G, M, O) in the weight's dtype. No gradient.
@@ -74,11 +86,13 @@ def ln_linear(
         and runs_eagerly(x)
         and not use_triton("ln_linear", x.device, _linear_problem(x, weight))
     ):
-        return reference.ln_linear(x, ln_weight, ln_bias, weight, bias, activation)
+        return reference.ln_linear(x, ln_weight, ln_bias, weight, bias, activation, packed)
     return _ln_linear(x, ln_weight, ln_bias, weight, bias, activation)
 
 
-def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+def linear_residual(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, packed: Tensor | None = None
+) -> Tensor:
     """`residual + x weight^T + bias`.
 
     Args:
@@ -86,6 +100,7 @@ def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -
         weight: (G, O, I) float32, float16 or bfloat16.
         bias: (G, O).
         residual: (G, M, O) float32.
+        packed: as in `ln_linear`.
 
     Returns:
         (G, M, O) float32, a new tensor. No gradient.
@@ -108,7 +123,7 @@ def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -
         and runs_eagerly(x)
         and not use_triton("linear_residual", x.device, _linear_problem(x, weight))
     ):
-        return reference.linear_residual(x, weight, bias, residual)
+        return reference.linear_residual(x, weight, bias, residual, packed)
     return _linear_residual(x, weight, bias, residual)
 
 
@@ -171,10 +186,18 @@ def decode_attention(
         and runs_eagerly(qkv)
         and not use_triton("decode_attention", qkv.device, _cache_problem(k_cache))
     ):
+        is_short = k_cache.shape[3] <= c_kernel.MAXIMUM_LENGTH
+        if use_c(qkv.device) and is_short and c_kernel.is_available(k_cache.shape[4], qkv.dtype):
+            return c_kernel.launch(qkv, k_cache, v_cache, position, num_heads, num_context, is_block_causal)
         return reference.decode_attention(
             qkv, k_cache, v_cache, position, num_heads, num_context, is_block_causal
         )
     return _decode_attention(qkv, k_cache, v_cache, position, num_heads, num_context, is_block_causal)
+
+
+def has_c_decode_attention(head_size: int, dtype: torch.dtype) -> bool:
+    """Whether CPU tensors of this head size and dtype go through the C kernel; compiles it the first time."""
+    return use_c(torch.device("cpu")) and c_kernel.is_available(head_size, dtype)
 
 
 def decode_layer(

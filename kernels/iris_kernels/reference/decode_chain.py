@@ -9,13 +9,39 @@ from torch import Tensor
 LN_EPS = 1e-5
 
 
+def pack_weight(weight: Tensor) -> Tensor | None:
+    """See `iris_kernels.pack_weight`."""
+    is_packable = weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    if weight.device.type != "cpu" or weight.shape[0] != 1 or not is_packable:
+        return None
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return None
+    return torch.ops.mkldnn._reorder_linear_weight(weight[0])
+
+
+def _packed_linear(x: Tensor, packed: Tensor, bias: Tensor, activation: str) -> Tensor:
+    """(M, C) -> (1, M, O) through oneDNN, whose own layout of the weight saves a fifth of the time."""
+    variant = "none" if activation == "gelu" else ""  # of GELU: not the approximation by tanh
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, activation, [], variant)[None]
+
+
 def ln_linear(
-    x: Tensor, ln_weight: Tensor, ln_bias: Tensor, weight: Tensor, bias: Tensor, activation: str
+    x: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    activation: str,
+    packed: Tensor | None = None,
 ) -> Tensor:
     """See `iris_kernels.ln_linear`."""
     size = (x.shape[-1],)
     if x.shape[0] == 1:
         normed = F.layer_norm(x[0], size, ln_weight[0].to(x.dtype), ln_bias[0].to(x.dtype), LN_EPS)
+        if packed is not None:
+            return _packed_linear(normed.to(weight.dtype), packed, bias[0].to(weight.dtype), activation)
         out = F.linear(normed.to(weight.dtype), weight[0], bias[0].to(weight.dtype))[None]
     else:
         normed = F.layer_norm(x, size, eps=LN_EPS) * ln_weight[:, None] + ln_bias[:, None]
@@ -23,9 +49,13 @@ def ln_linear(
     return F.gelu(out) if activation == "gelu" else out
 
 
-def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+def linear_residual(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, packed: Tensor | None = None
+) -> Tensor:
     """See `iris_kernels.linear_residual`."""
-    if x.shape[0] == 1:
+    if packed is not None:
+        product = _packed_linear(x[0], packed, bias[0].to(weight.dtype), "none")
+    elif x.shape[0] == 1:
         product = F.linear(x[0], weight[0], bias[0].to(weight.dtype))[None]
     else:
         product = torch.baddbmm(bias[:, None].to(weight.dtype), x, weight.transpose(1, 2))

@@ -1,0 +1,199 @@
+"""The C kernels of the CPU: equal to the references, for any number of threads, and never missed where they are not."""
+
+import subprocess
+import sys
+
+import iris_kernels
+import pytest
+import torch
+import torch.nn.functional as F
+from iris_kernels.cpu_kernels import decode_attention as c_attention
+from iris_kernels.cpu_kernels import group_norm_silu as c_norm
+from iris_kernels.cpu_kernels import library
+from iris_kernels.reference import decode_chain as reference
+from torch import Tensor
+
+needs_compiler = pytest.mark.skipif(
+    not iris_kernels.has_c_decode_attention(16, torch.float32), reason="no C compiler with OpenMP"
+)
+HEADS = 3
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    return ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
+
+
+def attention_inputs(size: int, new: int, position: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """qkv, and caches whose dead rows are not numbers, with a guard row of another problem behind."""
+    qkv = (2 * torch.randn(1, 2, new, 3 * HEADS * size)).to(dtype)
+    caches = (2 * torch.randn(2, 1, 2, HEADS, position + new + 2, size)).to(dtype)
+    caches[..., position:, :] = float("nan")
+    return qkv, caches
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [16, 64, 112])
+@pytest.mark.parametrize(
+    ("new", "num_context", "position", "is_block_causal"),
+    [
+        (1, 1, 0, False), (1, 1, 1, False), (1, 1, 16, False), (1, 1, 339, False), (2, 2, 0, False),
+        (2, 2, 37, False), (2, 1, 5, True), (3, 3, 7, False), (16, 16, 0, False), (17, 17, 51, False),
+        (17, 17, 51, True), (18, 18, 3, False), (33, 17, 0, False), (33, 17, 187, True), (33, 0, 9, False),
+        (50, 50, 1, False),
+    ],
+)  # fmt: skip
+def test_decode_attention(
+    size: int, new: int, num_context: int, position: int, is_block_causal: bool, dtype: torch.dtype
+) -> None:
+    qkv, caches = attention_inputs(size, new, position, dtype)
+    exact = caches.double()
+    at = torch.tensor([position], dtype=torch.int32)
+    wanted = reference.decode_attention(
+        qkv.double(), exact[0], exact[1], at, HEADS, num_context, is_block_causal
+    )
+    with torch.no_grad():
+        got = iris_kernels.decode_attention(
+            qkv, caches[0], caches[1], at,
+            num_heads=HEADS, num_context=num_context, is_block_causal=is_block_causal,
+        )  # fmt: skip
+    assert got.dtype == dtype
+    assert relative_error(got, wanted) < (1e-6 if dtype == torch.float32 else 5e-3)
+    torch.testing.assert_close(caches.double(), exact, atol=0, rtol=0, equal_nan=True)
+
+
+@needs_compiler
+@torch.no_grad()
+def test_decode_attention_with_scores_far_apart() -> None:
+    qkv, caches = attention_inputs(32, 2, 40, torch.float32)
+    qkv *= 30
+    exact, at = caches.double(), torch.tensor([40], dtype=torch.int32)
+    wanted = reference.decode_attention(qkv.double(), exact[0], exact[1], at, HEADS, 2, False)
+    got = iris_kernels.decode_attention(qkv, caches[0], caches[1], at, num_heads=HEADS)
+    assert relative_error(got, wanted) < 1e-4
+
+
+@needs_compiler
+@torch.no_grad()
+def test_rows_that_do_not_fit_are_refused() -> None:
+    qkv, caches = attention_inputs(16, 2, 3, torch.float32)
+    at = torch.tensor([6], dtype=torch.int32)
+    with pytest.raises(ValueError, match="2 rows at position 6 do not fit a cache of 7 rows"):
+        iris_kernels.decode_attention(qkv, caches[0], caches[1], at, num_heads=HEADS)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("channels", "num_groups", "height", "width"),
+    [(64, 32, 9, 7), (64, 64, 4, 4), (32, 2, 5, 1), (16, 4, 16, 16), (128, 32, 1, 1), (48, 3, 3, 3)],
+)
+def test_group_norm_silu(channels: int, num_groups: int, height: int, width: int, dtype: torch.dtype) -> None:
+    """With a mean ten times the deviation, which costs digits where sums of squares are subtracted."""
+    x = (10 + torch.randn(3, channels, height, width)).to(dtype)
+    inputs = [x, torch.randn(channels), torch.randn(channels)]
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    assert c_norm.is_available(*leaves, num_groups)
+    out = iris_kernels.group_norm_silu(*leaves, num_groups)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert out.dtype == dtype
+    grad = torch.randn(out.shape).to(dtype)  # channels first: its layout is not the kernel's
+    grads = torch.autograd.grad(out, leaves, grad)
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    wanted = F.silu(F.group_norm(exact[0], num_groups, exact[1], exact[2], 1e-6))
+    wanted_grads = torch.autograd.grad(wanted, exact, grad.double())
+    limit = 2e-5 if dtype == torch.float32 else 5e-3
+    assert relative_error(out, wanted) < limit
+    if channels > num_groups or height * width > 1:  # of single numbers the gradient of x is 0
+        assert relative_error(grads[0], wanted_grads[0]) < limit
+    for got, truth in zip(grads[1:], wanted_grads[1:], strict=True):
+        assert got.dtype == torch.float32
+        assert relative_error(got, truth) < limit
+
+
+@needs_compiler
+@torch.no_grad()
+def test_the_number_of_threads_changes_no_bit() -> None:
+    x = torch.randn(4, 64, 8, 8)
+    qkv, caches = attention_inputs(64, 33, 60, torch.float32)
+    at = torch.tensor([60], dtype=torch.int32)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            normed = iris_kernels.group_norm_silu(x, torch.ones(64), torch.zeros(64), 32)
+            mixed = iris_kernels.decode_attention(
+                qkv, caches[0].clone(), caches[1].clone(), at, num_heads=HEADS, num_context=17
+            )
+            results.append((normed, mixed))
+    finally:
+        torch.set_num_threads(before)
+    for normed, mixed in results[1:]:
+        assert torch.equal(normed, results[0][0])
+        assert torch.equal(mixed, results[0][1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_packed_weights(rows: int, dtype: torch.dtype) -> None:
+    x, weight, bias = torch.randn(1, rows, 32), torch.randn(1, 48, 32).to(dtype), torch.randn(1, 48)
+    ln = (1 + torch.randn(1, 32), torch.randn(1, 32))
+    packed = iris_kernels.pack_weight(weight)
+    limit = 1e-6 if dtype == torch.float32 else 5e-3
+    for activation in ("none", "gelu"):
+        plain = iris_kernels.ln_linear(x, *ln, weight, bias, activation)  # type: ignore[arg-type]
+        got = iris_kernels.ln_linear(x, *ln, weight, bias, activation, packed)  # type: ignore[arg-type]
+        assert got.dtype == plain.dtype
+        assert relative_error(got, plain) < limit
+    inputs, residual = torch.randn(1, rows, 32).to(dtype), torch.randn(1, rows, 48)
+    plain = iris_kernels.linear_residual(inputs, weight, bias, residual)
+    assert relative_error(iris_kernels.linear_residual(inputs, weight, bias, residual, packed), plain) < limit
+
+
+def test_several_agents_are_not_packed() -> None:
+    assert iris_kernels.pack_weight(torch.randn(2, 4, 4)) is None
+
+
+def test_the_torch_backend_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
+    assert not iris_kernels.has_c_decode_attention(16, torch.float32)
+    assert iris_kernels.pack_weight(torch.randn(1, 4, 4)) is None
+
+
+def test_sizes_without_a_kernel() -> None:
+    assert not c_attention.is_available(24, torch.float32)
+    assert not c_attention.is_available(144, torch.float32)
+    assert not c_attention.is_available(64, torch.float16)
+    one = torch.ones(24)
+    assert not c_norm.is_available(torch.ones(1, 24, 2, 2), one, one, 2)
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/cc", "false"])
+def test_without_a_compiler_everything_runs_in_pytorch(compiler: str, tmp_path) -> None:
+    program = (
+        "import torch, iris_kernels; from iris_kernels.cpu_kernels import library\n"
+        "assert not iris_kernels.has_c_decode_attention(16, torch.float32)\n"
+        "x = torch.randn(1, 32, 2, 2)\n"
+        "out = iris_kernels.group_norm_silu(x, torch.ones(32), torch.zeros(32), 16)\n"
+        "assert torch.isfinite(out).all() and library.problem()"
+    )
+    environment = {"CC": compiler, library.CACHE_VARIABLE: str(tmp_path), "PATH": "/usr/bin:/bin"}
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=120, env=environment)
+
+
+@needs_compiler
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv(library.CACHE_VARIABLE, str(blocked))
+    library.load.cache_clear()
+    try:
+        assert library.load("group_norm_silu", ELEMENT_IS_BFLOAT16=0) is None
+        assert "group_norm_silu" in library.problem()
+        monkeypatch.delenv(library.CACHE_VARIABLE)
+        library.load.cache_clear()
+        assert library.load("group_norm_silu", ELEMENT_IS_BFLOAT16=0) is not None
+    finally:
+        library.load.cache_clear()
