@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_wm.models.blockwise_attention import blockwise_attention
+from iris_wm.models.dropout import add_dropped
 from iris_wm.models.kv_cache import KVCache
 
 
@@ -37,11 +38,12 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, pattern: AttentionPattern) -> Tensor:
         """(B, S, C) -> (B, S, C)."""
         qkv = self.qkv(self.ln_1(x)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
         dropout = self.dropout if self.training else 0.0
-        mixed = _attend(qkv[0], qkv[1], qkv[2], pattern, dropout)
-        x = x + nn.functional.dropout(self.out(mixed.transpose(1, 2).flatten(2)), dropout)
+        mixed = _attend(q, k, v, pattern, dropout)
+        x = add_dropped(x, self.out(mixed.transpose(1, 2).flatten(2)), dropout)
         hidden = nn.functional.gelu(self.fc_1(self.ln_2(x)))
-        return x + nn.functional.dropout(self.fc_2(hidden), dropout)
+        return add_dropped(x, self.fc_2(hidden), dropout)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern, dropout: float) -> Tensor:

@@ -4,6 +4,7 @@ import iris_kernels
 import pytest
 import torch
 
+from iris_wm.models import blockwise_attention as module
 from iris_wm.models.blockwise_attention import blockwise_attention
 
 CASES = [
@@ -26,6 +27,35 @@ def test_outputs_and_gradients_are_those_of_the_whole_square(
     options = {"mask": mask, "tokens_per_step": tokens_per_step, "is_block_causal": is_block_causal}
     blocks = blockwise_attention(*qkv, dropout=0.0, **options)
     square = iris_kernels.attention(*qkv, **options)
+    assert torch.allclose(blocks, square, atol=1e-5)
+    slopes = torch.randn(blocks.shape, generator=generator)
+    for ours, expected in zip(
+        torch.autograd.grad(blocks, qkv, slopes), torch.autograd.grad(square, qkv, slopes), strict=True
+    ):
+        assert torch.allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mask", "tokens_per_step", "num_rows"), [("causal", 0, 40), ("causal", 0, 150), ("parallel", 17, 5 * 33)]
+)
+def test_gradients_with_dropout_are_those_of_the_same_draws(mask, tokens_per_step, num_rows, monkeypatch):
+    """Against autograd through the plain formula, with the blocks' own decisions put into a square."""
+    generator = torch.Generator().manual_seed(0)
+    qkv = [torch.randn(2, 3, num_rows, 8, generator=generator, requires_grad=True) for _ in range(3)]
+    drawn, draw = [], module.keeps
+    monkeypatch.setattr(module, "keeps", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
+    options = {"mask": mask, "tokens_per_step": tokens_per_step, "is_block_causal": False}
+    blocks = blockwise_attention(*qkv, dropout=0.3, **options)
+    stays = torch.zeros(6, num_rows, num_rows, dtype=torch.bool)
+    for (start, stop, num_seen, own, _), kept in zip(
+        module._plan(num_rows, mask, tokens_per_step, False), drawn, strict=True
+    ):
+        stays[:, start:stop, :num_seen] |= kept[:, :, :num_seen]
+        if own:
+            stays[:, start:stop, start:stop] |= kept[:, :, num_seen:]
+    visible = module.visibility(num_rows, mask, tokens_per_step, False, torch.device("cpu"))
+    scores = (qkv[0] @ qkv[1].transpose(2, 3) / 8**0.5).masked_fill(~visible, float("-inf"))
+    square = (scores.softmax(-1) * stays.view(scores.shape) / 0.7) @ qkv[2]
     assert torch.allclose(blocks, square, atol=1e-5)
     slopes = torch.randn(blocks.shape, generator=generator)
     for ours, expected in zip(
