@@ -9,10 +9,11 @@ import torch
 
 import iris_wm
 from iris_wm.agent import Agent
+from iris_wm.checkpoint.errors import DamagedState
 from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint
 from iris_wm.checkpoint.opening import CONFIG_FILE, existing_run
 from iris_wm.checkpoint.run_folder import refuse_foreign
-from iris_wm.checkpoint.verify import newest_verified
+from iris_wm.checkpoint.verify import list_checkpoints, newest_verified
 from iris_wm.config_file import build_config, read_yaml
 from iris_wm.evaluation.evaluate import PlayedEpisodes
 from iris_wm.evaluation.result import (
@@ -45,14 +46,13 @@ def open_run(path: str | Path) -> Run:
         DamagedState: no checkpoint of the run can be used, or its config.yaml is no longer the run's.
     """
     folder = existing_run(path)
-    found = newest_verified(folder)
-    if found is None:
+    config = build_config(RunConfig, read_yaml(folder / CONFIG_FILE))
+    refuse_foreign(folder, config.identity())  # where config.yaml was edited
+    checkpoint = _newest(folder)
+    if checkpoint is None:
         raise ValueError(
             f'"{path}": the run has no checkpoint yet; continue it with iris-wm fit --run {path}'
         )
-    config = build_config(RunConfig, read_yaml(folder / CONFIG_FILE))
-    refuse_foreign(folder, config.identity())  # where config.yaml was edited
-    checkpoint = load_checkpoint(found.folder)
     progress = RunProgress()
     progress.load_state_dict(checkpoint.training[STATE_KEY])
     num_actions = checkpoint.agent_config["num_actions"]
@@ -60,6 +60,18 @@ def open_run(path: str | Path) -> Run:
     if torch.cuda.is_available() and config.trainer.accelerator != "cpu":
         agent = agent.cuda()
     return Run(folder, config, agent, progress, checkpoint)
+
+
+def _newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that verifies, also of a run that is training and removes old ones meanwhile."""
+    while True:
+        before = list_checkpoints(folder)
+        try:
+            found = newest_verified(folder)
+            return load_checkpoint(found.folder) if found else None
+        except DamagedState:
+            if list_checkpoints(folder) == before:
+                raise
 
 
 def make_result(run: Run, played: PlayedEpisodes, *, seed: int, temperature: float, preset: str) -> RunResult:

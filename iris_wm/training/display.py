@@ -1,5 +1,6 @@
 """Progress on the terminal: the run, the current phase with its rate, and a line after every epoch."""
 
+import os
 import resource
 import sys
 import time
@@ -29,6 +30,15 @@ _SHOWN = {
     "world_model/reward_loss": "rewards",
     "actor_critic/imagined_return": "imagined return",
 }
+
+
+class RunConsole(Console):
+    """A console whose reader may go away, as `| head` does: the run goes on, and prints no more."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process here."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Display:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -30,9 +30,9 @@ from iris_wm.training.callbacks import EpochWork, Metrics, Saver
 from iris_wm.training.checkpoint_io import RunCheckpointIO
 from iris_wm.training.config import RunConfig, TrainerConfig
 from iris_wm.training.datamodule import ReplayDataModule
-from iris_wm.training.display import Display
+from iris_wm.training.display import Display, RunConsole
 from iris_wm.training.distributed import end_with_parent, is_lost_peer, own_rank
-from iris_wm.training.loggers import MetricsLogger
+from iris_wm.training.loggers import EventFiles, MetricsLogger, silent_writer
 from iris_wm.training.module import IrisModule
 from iris_wm.training.progress import STATE_KEY, InterruptedStep, RunProgress, StopRequest
 from iris_wm.training.watch import CodebookWatch, FailureReport
@@ -65,7 +65,7 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
     rank = own_rank(config.trainer)
     if rank:
         end_with_parent()
-    console = Console(quiet=is_quiet or rank > 0)
+    console = RunConsole(quiet=is_quiet or rank > 0)
     stop = StopRequest(config.training.max_minutes)
     envs = [make_env(config.env) for _ in range(config.collection.num_envs)]
     check_size(config.agent_config(len(envs[0].action_names)))
@@ -120,7 +120,7 @@ def _train(
         progress.load_state_dict(checkpoint.training[STATE_KEY])
         console.print(f"{path} has finished its {config.training.num_epochs} epochs already", soft_wrap=True)
         return FitResult(module.agent.eval(), progress)
-    with Display(config, console, console.quiet) as display:
+    with silent_writer(), Display(config, console, console.quiet) as display:
         callbacks: list[pl.Callback] = [
             FailureReport(path),
             EpochWork(config, data, progress, stop, display),
@@ -129,9 +129,7 @@ def _train(
             Saver(config, data, progress, stop, io),
         ]
         loggers = (
-            [MetricsLogger(run.metrics), TensorBoardLogger(path, name="", version="tensorboard")]
-            if run
-            else []
+            [MetricsLogger(run.metrics), EventFiles(path, name="", version="tensorboard")] if run else []
         )
         trainer = build_trainer(config, path, callbacks, io, loggers)
         if checkpoint:

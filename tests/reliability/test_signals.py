@@ -18,7 +18,7 @@ PHASES = ("collection", "tokenizer", "cache", "world_model", "actor_critic", "ev
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGTERM twice")
 # When a phase is reached for the N-th time: an early one, and one in a later epoch.
 EARLY = {"collection": 20, "save": 2}
-LATE = {"collection": 95, "tokenizer": 4, "cache": 2, "world_model": 4, "actor_critic": 4, "save": 7}
+LATE = {"collection": 95, "tokenizer": 4, "cache": 2, "world_model": 4, "actor_critic": 3, "save": 7}
 SHORT = [
     ("collection", "SIGTERM", 95),
     ("world_model", "SIGUSR1", 4),
@@ -52,6 +52,17 @@ def test_signal_in_a_phase(
     finished = processes.run(*fit)
     assert finished.code == 0, finished.text
     assert digest(run) == digest(undisturbed)
+
+
+@pytest.mark.parametrize("what", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGINT"])
+def test_a_signal_in_the_last_step_comes_too_late(
+    processes, tiny_config, undisturbed, digest, tmp_path, what
+):
+    """The work is done by then, and the exit code says so."""
+    fit = ("fit", "--config", tiny_config, "--run", tmp_path / "run", "--quiet")
+    finished = processes.run(*fit, hook={"place": "actor_critic", "call": 4, "what": what})
+    assert (finished.code, finished.text) == (0, "")
+    assert digest(tmp_path / "run") == digest(undisturbed)
 
 
 def test_a_signal_before_the_first_step(
