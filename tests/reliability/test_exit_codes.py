@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -150,6 +151,21 @@ def test_a_full_disk(processes, tiny_config, undisturbed, digest, newest_is_good
     if call == 1:
         assert processes.run(*fit).code == 0
         assert digest(tmp_path / "run") == digest(undisturbed)
+
+
+def test_a_reader_that_goes_away_ends_no_run():
+    """As `iris-wm fit ... | head` does, or a terminal that closes."""
+    program = (
+        "import sys; from iris_wm.training.display import RunConsole; console = RunConsole()\n"
+        "for number in range(2000): console.print('x' * 100)\n"
+        "sys.exit(7)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.wait(120) == 7, process.stderr.read()
+    process.stderr.close()
 
 
 @pytest.mark.slow
