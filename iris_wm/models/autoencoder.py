@@ -1,7 +1,6 @@
 """The convolutional encoder and decoder of the tokenizer (Esser et al., 2021, as used by IRIS)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import iris_kernels
 import torch
@@ -131,7 +130,7 @@ class Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self._merged: tuple[tuple[Any, ...], Tensor, Tensor] | None = None
+        self._merged: dict[torch.dtype, tuple[Tensor, ...]] = {}
 
     def forward(self, maps: Tensor) -> Tensor:
         if torch.is_grad_enabled() or maps.device.type != "cpu":
@@ -139,13 +138,15 @@ class Upsample(nn.Module):
         return upsample_conv(maps, *self._merged_weights(maps.dtype))
 
     def _merged_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Kept until the convolution's own weights change."""
-        weight, bias = self.conv.weight, self.conv.bias
+        """Kept until the convolution's own weights change, which their version does not tell: fused optimizers
+        do not count it up."""
+        weight, bias = self.conv.weight.detach(), self.conv.bias
         assert bias is not None
-        key = (dtype, *((tensor.data_ptr(), tensor._version) for tensor in (weight, bias)))
-        if self._merged is None or self._merged[0] != key:
-            self._merged = (key, *merge_taps(weight, bias, dtype))
-        return self._merged[1:]
+        kept = self._merged.get(dtype)
+        if kept is None or not (torch.equal(kept[2], weight) and torch.equal(kept[3], bias)):
+            kept = (*merge_taps(weight, bias, dtype), weight.clone(), bias.detach().clone())
+            self._merged[dtype] = kept
+        return kept[0], kept[1]
 
 
 def upsample_conv(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -72,6 +72,19 @@ def test_upsampling_before_the_pixels_are_doubled_is_the_same(size):
     assert torch.allclose(merged, plain, atol=1e-5)
 
 
+def test_upsampling_follows_a_fused_optimizer():
+    """Which changes weights without counting up their version."""
+    torch.manual_seed(0)
+    upsample, maps = Upsample(32), torch.randn(2, 32, 4, 4)
+    optimizer = torch.optim.AdamW(upsample.parameters(), lr=0.1, fused=True)
+    for _ in range(3):
+        plain = upsample(maps)
+        with torch.no_grad():
+            assert torch.allclose(upsample(maps), plain, atol=1e-5)
+        plain.square().sum().backward()
+        optimizer.step()
+
+
 def test_every_weight_gets_a_gradient():
     torch.manual_seed(0)
     encoder, decoder = Encoder(small()), Decoder(small())
