@@ -10,8 +10,16 @@ import time
 
 import pytest
 
+from iris_wm.checkpoint.verify import list_checkpoints
+
 KILLS = int(os.environ.get("IRIS_RELIABILITY_KILLS", "3"))
 EVERY_STEP = ("--training.checkpoint_every_minutes", "1e-6")
+
+
+def wait_for(is_true):
+    deadline = time.monotonic() + 60
+    while not is_true() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 @pytest.mark.timeout(300 + 20 * KILLS)
@@ -24,14 +32,20 @@ def test_kills_at_random_instants(processes, tiny_config, undisturbed, digest, t
         fit = ("fit", "--config", tiny_config, "--run", run, "--quiet", *EVERY_STEP)
         code = None
         while code != 0:
+            before = list_checkpoints(run)[:1]
             pid = processes.start(*fit)
             if kills < KILLS:
-                time.sleep(dice.uniform(0.1, 2.0))
+                if dice.random() < 0.7:  # not in the first steps only, however busy the machine
+                    wait_for(lambda known=before, run=run: list_checkpoints(run)[:1] != known)
+                time.sleep(dice.uniform(0, 1))
                 os.kill(pid, signal.SIGKILL)
             code = processes.wait(pid)
             kills += code == -signal.SIGKILL
             assert code in (0, -signal.SIGKILL), processes.output.read_text()
-        lost += digest(run) != digest(undisturbed)
+        found, expected = digest(run), digest(undisturbed)
+        if found != expected:
+            lost += 1
+            print("differ:", [name for name in expected if found.get(name) != expected[name]][:9])
         assert not list(run.rglob(".tmp-*")), "what a kill left behind goes at the next start"
         runs += 1
     print(f"{kills} kills in {runs} runs, {lost} runs differ")
