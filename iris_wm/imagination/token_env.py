@@ -176,8 +176,8 @@ class TokenEnv:
     def _positions(self, num_rows: int) -> Tensor:
         return self.world_model.position_embedding.weight[self._num_cached : self._num_cached + num_rows]
 
-    def _feed(self, embeddings: Tensor, queries: Tensor | None = None) -> Tensor:
-        """Append rows (B, n, C), positions not yet added, to the context; (B, n + queries, C) before the last norm."""
+    def _feed(self, embeddings: Tensor, queries: Tensor | None = None, num_wanted: int = 1) -> Tensor:
+        """Append rows (B, n, C), positions not yet added, to the context; the last num_wanted before the norm."""
         num_rows = embeddings.shape[1]
         x = embeddings + self._positions(num_rows)
         if queries is not None:
@@ -188,6 +188,7 @@ class TokenEnv:
             self.cache,
             num_heads=self.world_model.config.num_heads,
             num_context=num_rows,
+            num_wanted=num_wanted,
             is_block_causal=self.world_model.config.attention == "block_causal",
         )
         self._num_cached += num_rows
@@ -201,10 +202,10 @@ class TokenEnv:
         hidden = self._feed(
             torch.cat([last_token, world_model.action_embedding(actions).unsqueeze(1)], dim=1)
         )
-        at_action = world_model.transformer.ln_out(hidden[:, 1])
+        at_action = world_model.transformer.ln_out(hidden[:, 0])
         if not with_frame:
             return self._obs_tokens.clone(), at_action, None
-        row = hidden[:, 1].contiguous()
+        row = hidden[:, 0].contiguous()
         tokens, logits = [], []
         for k in range(layout.tokens_per_frame):
             out: tuple[Tensor, ...] = iris_kernels.head_sample(  # type: ignore[call-overload]
@@ -249,8 +250,9 @@ class TokenEnv:
             return self._obs_tokens.clone(), at_action, None
         first = self._num_cached + layout.tokens_per_step
         positions = world_model.position_embedding.weight[first : first + layout.tokens_per_frame]
-        hidden = self._feed(embeddings, positions + world_model.query_embedding.weight)
-        hidden = world_model.transformer.ln_out(hidden[:, layout.tokens_per_frame :])
+        queries = positions + world_model.query_embedding.weight
+        hidden = self._feed(embeddings, queries, num_wanted=layout.tokens_per_step)
+        hidden = world_model.transformer.ln_out(hidden)
         logits = self._observation_logits(hidden[:, 1:])
         sampling = self.sampling
         tokens = self._sample(logits.flatten(0, 1), sampling.top_k, sampling.top_p)

@@ -148,6 +148,7 @@ def decode(
     *,
     num_heads: int,
     num_context: int | None = None,
+    num_wanted: int | None = None,
     is_block_causal: bool = False,
 ) -> Tensor:
     """Push n new rows through all layers, appending them to the cache.
@@ -159,12 +160,14 @@ def decode(
         cache: advanced in place by num_context (n when None); its dtype may differ from the weights'.
         num_heads: N.
         num_context: rows that stay in the cache.
+        num_wanted: the last rows that anyone asks for; the last layer computes no others (n when None).
         is_block_causal: the context rows see each other in both directions.
 
     Returns:
-        (B, n, C) float32, before the final layer norm.
+        (B, num_wanted, C) float32, before the final layer norm.
     """
     batch_size, num_new, embed_dim = x.shape
+    num_wanted = num_wanted or num_new
     residual = x.reshape(1, batch_size * num_new, embed_dim)
     for layer, keys, values in zip(weights, cache.keys, cache.values, strict=True):
         packed = layer.packed
@@ -178,6 +181,9 @@ def decode(
             num_context=num_context,
             is_block_causal=is_block_causal,
         )
+        if layer is weights[-1] and num_wanted < num_new:
+            mixed = mixed[:, :, -num_wanted:].reshape(1, -1, embed_dim)
+            residual = residual.unflatten(1, (batch_size, num_new))[:, :, -num_wanted:].reshape(mixed.shape)
         mixed = mixed.view(1, -1, embed_dim).to(qkv.dtype)
         residual = iris_kernels.linear_residual(mixed, *layer.out, residual, packed["out"])
         hidden = iris_kernels.ln_linear(
@@ -185,4 +191,4 @@ def decode(
         )
         residual = iris_kernels.linear_residual(hidden, *layer.fc_2, residual, packed["fc_2"])
     cache.position.add_(num_new if num_context is None else num_context)
-    return residual.view(batch_size, num_new, embed_dim)
+    return residual.view(batch_size, num_wanted, embed_dim)

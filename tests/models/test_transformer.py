@@ -102,6 +102,19 @@ def test_rows_after_the_position_are_dead():
     assert torch.equal(again, fresh)
 
 
+@pytest.mark.parametrize("num_wanted", [1, 3, 5])
+def test_rows_that_nobody_wants_change_nothing(num_wanted):
+    first, second = rows(2, 5, 0), rows(2, 2, 1)
+    all_of_it, some = TRANSFORMER.new_cache(2, 8), TRANSFORMER.new_cache(2, 8)
+    with torch.no_grad():
+        whole = decode(first, WEIGHTS, all_of_it, num_heads=HEADS)
+        part = decode(first, WEIGHTS, some, num_heads=HEADS, num_wanted=num_wanted)
+        assert part.shape == (2, num_wanted, WIDTH)
+        assert torch.allclose(part, whole[:, -num_wanted:], atol=1e-6)
+        after = [decode(second, WEIGHTS, cache, num_heads=HEADS) for cache in (all_of_it, some)]
+    assert torch.allclose(*after, atol=1e-6)
+
+
 def test_new_cache():
     cache = TRANSFORMER.new_cache(3, 10, torch.bfloat16)
     assert cache.keys.shape == cache.values.shape == (2, 3, HEADS, 10, WIDTH // HEADS)
