@@ -32,8 +32,8 @@ test-slow: .venv/installed-test
 # calls of pytest with the same results file add up, so that a part can be run again.
 test-reliability: .venv/installed-test
 	mkdir -p runs && rm -f runs/reliability.jsonl
-	IRIS_RELIABILITY_RESULTS=$(CURDIR)/runs/reliability.jsonl IRIS_RELIABILITY_KILLS=200 \
-	  IRIS_RELIABILITY_EPOCHS=400 IRIS_RELIABILITY_FLIPS=1000000 IRIS_RELIABILITY_CUTS=20 \
+	IRIS_RELIABILITY_RESULTS=$(CURDIR)/runs/reliability.jsonl IRIS_RELIABILITY_KILLS=100 \
+	  IRIS_RELIABILITY_EPOCHS=200 IRIS_RELIABILITY_FLIPS=1000000 IRIS_RELIABILITY_CUTS=20 \
 	  $(PYTEST) -v --durations=40 --timeout 3600 \
 	  tests/test_bad_inputs.py tests/security tests/checkpoint tests/reliability
 
