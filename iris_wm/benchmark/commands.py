@@ -155,6 +155,10 @@ def add_speed(commands: Any) -> None:
     )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of torch (default: its choice)")
     parser.add_argument("--batch", type=int, default=0, metavar="N", help="of roll-outs and updates")
+    parser.add_argument(
+        "--parts", default="", metavar="A,B", help="some of tokenizer, acting, collection, roll_outs, world_model, "
+        "actor_critic, growth (default: all)",
+    )  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="JSON of everything measured")
     parser.set_defaults(run=_run_speed)
 
@@ -249,6 +253,7 @@ def _run_speed(arguments: argparse.Namespace) -> int:
         clock=arguments.clock,
         threads=arguments.threads,
         batch=arguments.batch,
+        parts=arguments.parts,
         output=arguments.output,
     )
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from iris_wm.benchmark import speed as module
-from iris_wm.benchmark.speed import Sizes, frames_a_segment, measure, speed
+from iris_wm.benchmark.speed import measure, speed
+from iris_wm.benchmark.speed_projection import frames_a_segment, project
+from iris_wm.benchmark.speed_rows import SIZES, Bench, Sizes
 from iris_wm.benchmark.timing import Clock, Row
 from iris_wm.cli import main
 from iris_wm.config_file import build_config, dump_yaml, parse_yaml
 
 TINY = Sizes(
-    frames=2, rollout_batches=(2,), horizon=2, update_batch=2, burn_in=2, context=3,
+    frames=2, rollout_batches=(2,), horizon=2, update_batch=2, burn_in=2, context=3, rounds=2,
     scaling_batches=(1, 2), scaling_horizons=(2, 3), scaling_contexts=(2, 3),
 )  # fmt: skip
 
@@ -31,6 +32,8 @@ def test_every_row_has_a_reference_and_ratios(table):
     assert {"tokenizer", "acting", "collection", "imagination", "world model", "actor-critic"} == set(names)
     for row, stored in zip(rows, results["rows"], strict=True):
         assert {"reference", "exact", "bf16"} <= set(row.seconds)
+        if "imagination" in row.name or "update," in row.name:
+            assert {"parallel", "parallel bf16"} <= set(row.seconds)
         assert all(seconds > 0 for seconds in row.seconds.values())
         assert stored["ratios"]["reference"] == 1.0
         assert row.ratio("exact") == pytest.approx(row.seconds["reference"] / row.seconds["exact"])
@@ -68,6 +71,47 @@ def test_an_agent_that_sees_tokens_is_measured_without_a_reference(tiny_run):
         assert row["ratios"]["parallel"] is None
 
 
+def test_a_row_ends_when_its_time_is_up(tiny_run):
+    calls: list[str] = []
+    work = {"exact": lambda: calls.append("exact"), "bf16": lambda: calls.append("bf16")}
+    for seconds, rounds in ((0.0, 1), (60.0, 3)):
+        calls.clear()
+        started: list[str] = []
+        bench = Bench(
+            tiny_run(), replace(TINY, rounds=3, row_seconds=seconds), Clock("cpu"), on_start=started.append
+        )
+        bench.measure("a row", "frames", 1, work, warm_up=False)
+        assert calls == ["exact", "bf16"] * rounds
+        assert started[0] == "a row: exact, round 1 of at most 3"
+        assert len(started) == len(calls)
+
+
+def test_some_parts_alone(tiny_run):
+    results = measure(tiny_run(), TINY, Clock("cpu"), parts=("acting",))
+    assert [row["name"] for row in results["rows"]] == ["acting, batch 1"]
+    assert results["projection"] == results["scaling"] == {}
+
+
+def test_a_projection_without_a_phase_is_none(table, tiny_run):
+    rows, _ = table
+    assert project(tiny_run(), rows, frames=2, update_batch=2)
+    some = [row for row in rows if not row.name.startswith("collection")]
+    assert project(tiny_run(), some, frames=2, update_batch=2) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": "acting,walking"}, "--parts: got 'walking', expected some of tokenizer, acting"),
+        ({"parts": "collection"}, "--parts: collection needs acting, too"),
+        ({"threads": -1}, "--threads: got -1, expected 0"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        speed(device="cpu", **options)
+
+
 def test_frames_a_segment(tiny_run):
     config = tiny_run()
     few = frames_a_segment(config, num_frames=10_000_000)  # hardly any frame is drawn twice
@@ -81,7 +125,7 @@ def test_frames_a_segment(tiny_run):
 
 
 def test_the_command_writes_what_it_prints(tmp_path, tiny_run, monkeypatch, capsys):
-    monkeypatch.setitem(module.SIZES, "quick", TINY)
+    monkeypatch.setitem(SIZES, "quick", TINY)
     config = tmp_path / "config.yaml"
     config.write_text(dump_yaml(tiny_run()))
     output = tmp_path / "deep" / "speed.json"

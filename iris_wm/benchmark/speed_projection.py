@@ -1,0 +1,82 @@
+"""What the rows of the speed table say of a whole epoch and a whole run."""
+
+import torch
+
+from iris_wm.benchmark.timing import Row
+from iris_wm.training.config import RunConfig
+from iris_wm.training.schedule import num_collection_steps, num_training_steps
+
+_NETWORKS = ("tokenizer", "world_model", "actor_critic")
+# How the name of the row of each phase begins.
+_ROWS = {
+    "collection": "collection",
+    "tokenizer": "tokenizer: training",
+    "world_model": "world model",
+    "actor_critic": "actor-critic",
+}
+
+
+def frames_a_segment(config: RunConfig, num_frames: int = 50_000) -> dict[str, float]:
+    """Frames that the once-an-epoch cache encodes and decodes for each segment of an update.
+
+    A batch draws frames at random, so of num_frames in the replay an epoch's D draws touch about
+    num_frames (1 - exp(-D / num_frames)) different ones; each is computed once, for both networks that learn from it.
+    """
+    training, steps = config.training, config.world_model.context_steps
+    segments = {
+        name: getattr(training, name).steps_per_epoch * getattr(training, name).batch_size
+        for name in ("world_model", "actor_critic")
+    }
+    seen = config.imagination.burn_in + 1
+    draws = segments["world_model"] * steps + segments["actor_critic"] * seen
+
+    def touched(num_draws: int) -> float:
+        return num_frames * -torch.expm1(torch.tensor(-num_draws / num_frames, dtype=torch.float64)).item()
+
+    decoded = touched(segments["actor_critic"] * seen) if config.actor_critic.inputs == "frames" else 0.0
+    return {
+        "encode": touched(draws) / max(1, sum(segments.values())),
+        "decode": decoded / max(1, segments["actor_critic"]),
+    }
+
+
+def project(
+    config: RunConfig, rows: list[Row], *, frames: int, update_batch: int
+) -> dict[str, dict[str, float]]:
+    """By side: seconds of a whole epoch of all phases, and hours of the whole run.
+
+    rows: measured with this many frames a tokenizer step and this batch of the other updates. Sides that a phase
+    has no row for are left out, and all of them where a phase was not measured.
+    """
+    found = {
+        name: next((row for row in rows if row.name.startswith(start)), None) for name, start in _ROWS.items()
+    }
+    measured = {name: row for name, row in found.items() if row is not None}
+    if len(measured) < len(found):
+        return {}
+    scale = {
+        "collection": 1.0,
+        "tokenizer": config.training.tokenizer.batch_size / frames,
+        "world_model": config.training.world_model.batch_size / update_batch,
+        "actor_critic": config.training.actor_critic.batch_size / update_batch,
+    }
+    epochs = range(1, config.training.num_epochs + 1)
+    counts = {"collection": [num_collection_steps(config, epoch) for epoch in epochs]}
+    for name in _NETWORKS:
+        counts[name] = [num_training_steps(getattr(config.training, name), epoch) for epoch in epochs]
+    usual = min(config.collection.stop_after_epoch, config.training.num_epochs) - 1
+    projected = {}
+    for side in measured["actor_critic"].seconds:
+        # The tokenizer and what acts are the same whichever way frames are predicted.
+        same = {"parallel": "exact", "parallel bf16": "bf16"}
+        seconds = {}
+        for name, row in measured.items():
+            one = row.seconds.get(side, row.seconds.get(same.get(side, side)))
+            assert one is not None
+            seconds[name] = one * scale[name]
+        epoch = {name: counts[name][usual] * seconds[name] for name in seconds}
+        whole = sum(sum(counts[name]) * seconds[name] for name in seconds)
+        projected[side] = {"epoch_seconds": sum(epoch.values()), "run_hours": whole / 3600} | {
+            f"epoch_{name}_seconds": value for name, value in epoch.items()
+        }
+    return projected

@@ -1,0 +1,155 @@
+"""The pieces of work that the speed table times: each function returns one to call again and again."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iris_wm.agent import Agent
+from iris_wm.imagination.rollout import Imagination, ImaginationConfig
+from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
+from iris_wm.losses.actor_critic import actor_critic_loss
+from iris_wm.losses.tokenizer import TokenizerLossConfig, tokenizer_loss
+from iris_wm.losses.world_model import world_model_loss
+from iris_wm.training.config import OptimizationConfig, RunConfig
+from iris_wm.training.module import build_optimizer
+
+Work = Callable[[], Any]
+
+
+def without_gradients(work: Callable[..., Any], *arguments: Any) -> Work:
+    """The call under torch.no_grad."""
+
+    def run() -> None:
+        with torch.no_grad():
+            work(*arguments)
+
+    return run
+
+
+def in_turn(*works: Work) -> Work:
+    """One after the other."""
+
+    def run() -> None:
+        for work in works:
+            work()
+
+    return run
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Work:
+    """Forward, backward, clip, step."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss()
+        with torch.autocast(value.device.type, enabled=False):
+            value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+        optimizer.step()
+
+    return run
+
+
+def tokenizer_update(agent: Agent, config: RunConfig, frames: Tensor) -> Work:
+    """A training step on frames (B, C, H, W) uint8."""
+    optimizer = build_optimizer(agent.tokenizer, _standing_still(config.training.tokenizer))
+    losses_of = TokenizerLossConfig(l1=1.0, l2=0.0, max_pixel=0.0)
+
+    def loss() -> Tensor:
+        output = agent.tokenizer.train()(frames)
+        agent.eval()
+        return _total(tokenizer_loss(output, agent.tokenizer.normalize(frames), losses_of))
+
+    return update(optimizer, loss)
+
+
+def world_model_update(
+    agent: Agent, config: RunConfig, tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor
+) -> Work:
+    """A training step on segments: tokens (B, T, K), the others (B, T)."""
+    model = agent.world_model
+    optimizer = build_optimizer(model, _standing_still(config.training.world_model))
+
+    def loss() -> Tensor:
+        output = model.train()(tokens, actions)
+        model.eval()
+        return _total(world_model_loss(model, output, tokens, rewards, ends, torch.ones_like(ends)))
+
+    return update(optimizer, loss)
+
+
+def token_roll_out(agent: Agent, tokens: Tensor, actions: Tensor, dtype: torch.dtype) -> Work:
+    """Imagined steps in tokens alone: tokens (B, K) to start from, actions (H, B)."""
+    env = TokenEnv(agent.world_model, len(tokens), SamplingConfig(), dtype)
+    horizon = len(actions)
+
+    def roll_out() -> None:
+        with torch.autocast(env.device.type, enabled=False):
+            env.refresh_weights()
+            env.reset(tokens, 0)
+            for t in range(horizon):
+                env.step(actions[t], should_predict_frame=t + 1 < horizon)
+
+    return roll_out
+
+
+def imagination(agent: Agent, tokens: Tensor, horizon: int, dtype: torch.dtype) -> Work:
+    """Imagined steps with the policy and what it sees, from tokens (B, K)."""
+    imagined = _new_imagination(agent, horizon, len(tokens), dtype)
+    state = agent.initial_state(len(tokens))
+    return lambda: imagined.imagine(tokens, state, 0)
+
+
+def actor_critic_update(
+    agent: Agent, config: RunConfig, tokens: Tensor, seen: Tensor, horizon: int, dtype: torch.dtype
+) -> Work:
+    """A training step: burn-in on what the policy saw (B, T, ...), the last of it where the roll-out starts.
+
+    tokens (B, K): of the frames to start from.
+    """
+    actor_critic = agent.actor_critic
+    optimizer = build_optimizer(actor_critic, _standing_still(config.training.actor_critic))
+    imagined = _new_imagination(agent, horizon, len(tokens), dtype)
+    first = seen[:, -1] if actor_critic.config.inputs == "frames" else None
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            _, state = actor_critic.sequence(seen[:, :-1], agent.initial_state(len(tokens)))
+        rollout = imagined.imagine(tokens, state, 0, first_inputs=first)
+        output = actor_critic.heads(actor_critic.sequence(rollout.inputs, rollout.state)[0])
+        return _total(
+            actor_critic_loss(
+                output.action_logits,
+                output.values,
+                rollout.actions,
+                rollout.rewards,
+                rollout.terminations,
+                config.losses.actor_critic,
+            )
+        )
+
+    return update(optimizer, loss)
+
+
+def acting(agent: Agent, frame: Tensor, num: int) -> Work:
+    """num actions, each for one real frame (1, C, H, W) uint8."""
+    state, generator = agent.initial_state(1), torch.Generator().manual_seed(0)
+    return lambda: [agent.act(frame, state, generator=generator) for _ in range(num)]
+
+
+def _new_imagination(agent: Agent, horizon: int, batch: int, dtype: torch.dtype) -> Imagination:
+    config = ImaginationConfig(horizon=horizon)
+    return Imagination(agent.tokenizer, agent.world_model, agent.actor_critic, config, batch, dtype=dtype)
+
+
+def _standing_still(config: OptimizationConfig) -> OptimizationConfig:
+    """An optimizer that does all its work and changes next to nothing."""
+    return replace(config, learning_rate=1e-12)
+
+
+def _total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(losses.values())).sum()
