@@ -236,7 +236,9 @@ def _draw_panel(
         )
         return
     smooth = _smooth(values)
-    if is_return or len(values) == 1:
+    if len(values) == 1:
+        axes.plot(x, values, "o", color=color, markersize=6, clip_on=False)
+    elif is_return:
         axes.plot(x, values, ".", color=color, markersize=5, alpha=0.55, markeredgewidth=0)
     else:
         axes.plot(x, values, color=color, linewidth=0.7, alpha=0.35 if smooth is not values else 0)

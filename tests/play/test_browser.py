@@ -136,7 +136,7 @@ def test_the_real_game_can_be_hidden(page):
 
 def test_a_recording_is_shown_and_can_be_saved(page, served):
     page.keyboard.press("KeyG")
-    wait_for(lambda: (served.game.state()["recording"] or 0) > 5)
+    wait_for(lambda: page.evaluate("state.recording > 5"))
     page.keyboard.press("KeyG")
     page.wait_for_selector("#recording", state="visible", timeout=20_000)
     with page.expect_download() as download:
