@@ -9,7 +9,7 @@ import argparse
 
 import numpy as np
 import torch
-from real_game import describe, play_real_game
+from measure import compare
 from torch import Tensor, nn
 
 from iris_wm.imagination.dream_env import DreamVectorEnv
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=16, help="dreams side by side")
     parser.add_argument("--rollout", type=int, default=64, help="steps between two updates")
     parser.add_argument("--horizon", type=int, default=50, help="steps of a dream at most")
+    parser.add_argument("--dreams", type=int, default=64, help="dreams to measure with")
     parser.add_argument("--episodes", type=int, default=20, help="real episodes to measure with")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -109,17 +110,19 @@ def main() -> None:
                 f"update {update}: dreamed return {np.mean(finished[-100:]):.2f} over {len(finished)} dreams"
             )
 
-    def learned(frame: np.ndarray) -> int:
+    def learned(frames: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return int(torch.multinomial(policy(frame[None])[0].softmax(-1), 1))
+            return torch.multinomial(policy(frames)[0].softmax(-1), 1).squeeze(1).numpy()
 
-    generator = np.random.default_rng(options.seed)
-    untrained = play_real_game(
-        agent, options.run, lambda frame: int(generator.integers(agent.num_actions)), options.episodes
-    )
-    print(describe("random policy", untrained))
-    print(
-        describe("PPO, trained in the dream", play_real_game(agent, options.run, learned, options.episodes))
+    compare(
+        agent,
+        starts,
+        options.run,
+        learned,
+        horizon=options.horizon,
+        num_dreams=options.dreams,
+        num_episodes=options.episodes,
+        seed=options.seed,
     )
 
 

@@ -3,13 +3,13 @@
     pip install 'iris-wm[sb3]'
     python examples/sb3_ppo_in_the_dream.py runs/demo --steps 50000
 
-The policy never sees a real step while it learns. A random policy is measured beside it.
+The policy never sees a real step while it learns. A random policy is measured beside it, in dreams and in the game.
 """
 
 import argparse
 
 import numpy as np
-from real_game import describe, play_real_game
+from measure import compare
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50_000, help="dreamed steps to learn from")
     parser.add_argument("--envs", type=int, default=16, help="dreams side by side")
     parser.add_argument("--horizon", type=int, default=50, help="steps of a dream at most")
+    parser.add_argument("--dreams", type=int, default=64, help="dreams to measure with")
     parser.add_argument("--episodes", type=int, default=20, help="real episodes to measure with")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -49,16 +50,18 @@ def main() -> None:
     )
     model.learn(options.steps)
 
-    def learned(frame: np.ndarray) -> int:
-        return int(model.predict(frame, deterministic=False)[0])
+    def learned(frames: np.ndarray) -> np.ndarray:
+        return model.predict(frames, deterministic=False)[0]
 
-    generator = np.random.default_rng(options.seed)
-    untrained = play_real_game(
-        agent, options.run, lambda frame: int(generator.integers(agent.num_actions)), options.episodes
-    )
-    print(describe("random policy", untrained))
-    print(
-        describe("PPO, trained in the dream", play_real_game(agent, options.run, learned, options.episodes))
+    compare(
+        agent,
+        starts,
+        options.run,
+        learned,
+        horizon=options.horizon,
+        num_dreams=options.dreams,
+        num_episodes=options.episodes,
+        seed=options.seed,
     )
 
 

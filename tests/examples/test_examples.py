@@ -58,7 +58,16 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_example(name: str, run: Path, *options: str) -> str:
     """What a script prints."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name), str(run), "--horizon", "10", *options],
+        [
+            sys.executable,
+            str(ROOT / "examples" / name),
+            str(run),
+            "--horizon",
+            "10",
+            "--dreams",
+            "4",
+            *options,
+        ],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -80,8 +89,9 @@ def test_ppo_in_one_file(run_folder: Path):
         "--episodes",
         "2",
     )
-    assert "PPO, trained in the dream" in text
-    assert "random policy" in text
+    assert text.count("PPO, trained in the dream") == text.count("random policy") == 2
+    assert "4 dreams of at most 10 steps" in text
+    assert "2 real episodes" in text
 
 
 def test_stable_baselines(run_folder: Path):
