@@ -27,6 +27,9 @@ class AutoencoderConfig:
     """Feature maps between encoder and quantizer."""
     patch_size: int = 1
     """Pixels folded into channels before the first convolution; 1 is the paper's, 4 is light enough for a CPU."""
+    has_local_encoder: bool = False
+    """Each token sees its own square of the frame alone: the same pixels there always give the same token, which a
+    world model learns from far fewer steps (as patches do in Dedieu et al., 2025). Not the paper's."""
 
     def __post_init__(self) -> None:
         if not self.channel_multipliers or min(self.channel_multipliers) <= 0:
@@ -75,15 +78,23 @@ class GroupNormSiLU(nn.GroupNorm):
         return iris_kernels.group_norm_silu(maps, self.weight, self.bias, self.num_groups, self.eps)
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut. (B, C_in, H, W) -> (B, C_out, H, W)."""
+class PixelNormSiLU(nn.LayerNorm):
+    """Layer norm over the feature maps of each position by itself, then SiLU. (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.silu(super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions (1x1 where is_local) with a shortcut. (B, C_in, H, W) -> (B, C_out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, is_local: bool = False) -> None:
         super().__init__()
-        self.norm_1 = GroupNormSiLU(in_channels)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm_2 = GroupNormSiLU(out_channels)
-        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        norm, kernel = (PixelNormSiLU, 1) if is_local else (GroupNormSiLU, 3)
+        self.norm_1 = norm(in_channels)
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+        self.norm_2 = norm(out_channels)
+        self.conv_2 = nn.Conv2d(out_channels, out_channels, kernel, padding=kernel // 2)
         self.shortcut = (
             nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         )
@@ -114,14 +125,15 @@ class SpatialAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width by a strided convolution, padded at the right and the bottom."""
+    """Halves height and width by a strided convolution: 3x3, padded at the right and the bottom, or 2x2."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, is_local: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.padding = 0 if is_local else 1
+        self.conv = nn.Conv2d(channels, channels, 2 + self.padding, stride=2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.conv(F.pad(maps, (0, 1, 0, 1)))
+        return self.conv(F.pad(maps, (0, self.padding, 0, self.padding)))
 
 
 class Upsample(nn.Module):
@@ -192,11 +204,17 @@ class Stage(nn.Module):
     """All layers at one resolution: residual blocks, each followed by attention where asked, then the resampling."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, num_blocks: int, has_attention: bool, resample: nn.Module
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        has_attention: bool,
+        resample: nn.Module,
+        is_local: bool = False,
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * (num_blocks - 1)
-        self.blocks = nn.ModuleList(ResidualBlock(width, out_channels) for width in widths)
+        self.blocks = nn.ModuleList(ResidualBlock(width, out_channels, is_local) for width in widths)
         self.attentions = nn.ModuleList(
             SpatialAttention(out_channels) if has_attention else nn.Identity() for _ in widths
         )
@@ -208,10 +226,12 @@ class Stage(nn.Module):
         return self.resample(maps)
 
 
-def bottleneck(channels: int) -> nn.Sequential:
-    """The layers at the lowest resolution, between the stages and the latents."""
+def bottleneck(channels: int, is_local: bool = False) -> nn.Sequential:
+    """The layers at the lowest resolution, between the stages and the latents; without attention where is_local."""
     return nn.Sequential(
-        ResidualBlock(channels, channels), SpatialAttention(channels), ResidualBlock(channels, channels)
+        ResidualBlock(channels, channels, is_local),
+        nn.Identity() if is_local else SpatialAttention(channels),
+        ResidualBlock(channels, channels, is_local),
     )
 
 
@@ -221,18 +241,21 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
+        is_local = config.has_local_encoder
+        norm, kernel = (PixelNormSiLU, 1) if is_local else (GroupNormSiLU, 3)
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
-        self.conv_in = nn.Conv2d(3 * config.patch_size**2, config.channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(3 * config.patch_size**2, config.channels, kernel, padding=kernel // 2)
         self.stages = nn.ModuleList()
         previous = config.channels
         for i, (width, resolution) in enumerate(zip(widths, config.stage_resolutions, strict=True)):
-            resample = Downsample(width) if i + 1 < len(widths) else nn.Identity()
-            has_attention = resolution in config.attention_resolutions
-            self.stages.append(Stage(previous, width, config.num_residual_blocks, has_attention, resample))
+            resample = Downsample(width, is_local) if i + 1 < len(widths) else nn.Identity()
+            has_attention = resolution in config.attention_resolutions and not is_local
+            num_blocks = config.num_residual_blocks
+            self.stages.append(Stage(previous, width, num_blocks, has_attention, resample, is_local))
             previous = width
-        self.bottleneck = bottleneck(previous)
-        self.norm_out = GroupNormSiLU(previous)
-        self.conv_out = nn.Conv2d(previous, config.latent_dim, 3, padding=1)
+        self.bottleneck = bottleneck(previous, is_local)
+        self.norm_out = norm(previous)
+        self.conv_out = nn.Conv2d(previous, config.latent_dim, kernel, padding=kernel // 2)
 
     def forward(self, frames: Tensor) -> Tensor:
         maps = self.conv_in(
