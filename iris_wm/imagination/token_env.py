@@ -181,7 +181,7 @@ class TokenEnv:
         num_rows = embeddings.shape[1]
         x = embeddings + self._positions(num_rows)
         if queries is not None:
-            x = torch.cat([x, queries.expand(len(x), -1, -1)], dim=1)
+            x = torch.cat([x, queries], dim=1)
         hidden = decode(
             x,
             self._layers,
@@ -251,6 +251,7 @@ class TokenEnv:
         first = self._num_cached + layout.tokens_per_step
         positions = world_model.position_embedding.weight[first : first + layout.tokens_per_frame]
         queries = positions + world_model.query_embedding.weight
+        queries = world_model.add_current_step(queries, self._obs_tokens, actions)
         hidden = self._feed(embeddings, queries, num_wanted=layout.tokens_per_step)
         hidden = world_model.transformer.ln_out(hidden)
         logits = self._observation_logits(hidden[:, 1:])

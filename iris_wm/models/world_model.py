@@ -28,6 +28,9 @@ class WorldModelConfig:
     """block_causal lets the tokens of a step see each other in both directions; for parallel prediction only."""
     prediction: Literal["autoregressive", "parallel"] = "autoregressive"
     """autoregressive: a frame's K tokens one after the other. parallel: all at once, from K learned queries."""
+    queries: Literal["learned", "current_step"] = "learned"
+    """Of parallel prediction. current_step: each query also carries the token that is at its place now, and the
+    action; otherwise attention has to learn where to find the two."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "num_heads", "embed_dim", "context_steps"):
@@ -107,8 +110,9 @@ class WorldModel(nn.Module):
         sequence = self.layout.interleave(self.token_embedding(obs_tokens), self.action_embedding(actions))
         return sequence + self.position_embedding.weight[: sequence.shape[1]]
 
-    def embed_queries(self, num_steps: int) -> Tensor:
-        """The rows that ask for the frames of steps 1 to num_steps. (T K, C)."""
+    def embed_queries(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
+        """The rows that ask for the frame after each of the steps obs_tokens (B, T, K), actions (B, T). (B, T K, C)."""
+        num_steps = obs_tokens.shape[1]
         layout = self.layout
         positions = self.position_embedding.weight[layout.tokens_per_step :]
         missing = num_steps * layout.tokens_per_step - len(positions)
@@ -116,7 +120,13 @@ class WorldModel(nn.Module):
         if missing > 0:  # the action token after the last frame is never asked for
             positions = nn.functional.pad(positions, (0, 0, 0, missing))
         steps = positions.unflatten(0, (num_steps, layout.tokens_per_step))[:, : layout.tokens_per_frame]
-        return (steps + self.query_embedding.weight).flatten(0, 1)
+        return self.add_current_step(steps + self.query_embedding.weight, obs_tokens, actions).flatten(1, 2)
+
+    def add_current_step(self, queries: Tensor, obs_tokens: Tensor, actions: Tensor) -> Tensor:
+        """Queries (..., K, C) and what config.queries adds for obs_tokens (B, ..., K), actions (B, ...). (B, ..., K, C)."""
+        if self.config.queries == "learned":
+            return queries.expand(*obs_tokens.shape, -1)
+        return queries + self.token_embedding(obs_tokens) + self.action_embedding(actions).unsqueeze(-2)
 
     def forward(self, obs_tokens: Tensor, actions: Tensor) -> WorldModelOutput:
         """Predict from whole segments, as in training.
@@ -133,8 +143,7 @@ class WorldModel(nn.Module):
         x = self.embed_steps(obs_tokens, actions)
         num_context = x.shape[1]
         if self.config.is_parallel:
-            queries = self.embed_queries(actions.shape[1]).expand(len(x), -1, -1)
-            x = torch.cat([x, queries], dim=1)
+            x = torch.cat([x, self.embed_queries(obs_tokens, actions)], dim=1)
         hidden = self.transformer(x, self.pattern)
         context = hidden[:, :num_context]
         asking = (
