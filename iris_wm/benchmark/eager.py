@@ -41,8 +41,11 @@ class EagerReference:
     """
 
     def __init__(self, agent: Agent) -> None:
-        if agent.config.world_model.is_parallel or agent.config.actor_critic.inputs != "frames":
-            raise ValueError("agent: the reference is autoregressive and its policy sees frames")
+        is_local = agent.config.tokenizer.autoencoder.has_local_encoder
+        if is_local or agent.config.world_model.is_parallel or agent.config.actor_critic.inputs != "frames":
+            raise ValueError(
+                "agent: the reference is autoregressive, has no local encoder, and its policy sees frames"
+            )
         self.agent = agent
         self.layout = agent.world_model.layout
         self._copies: dict[int, Tensor] = {}
@@ -77,7 +80,8 @@ class EagerReference:
     def _norm(self, layer: nn.GroupNorm, maps: Tensor) -> Tensor:
         return F.group_norm(maps, layer.num_groups, self._of(layer.weight), self._of(layer.bias), layer.eps)
 
-    def _swish_norm(self, layer: nn.GroupNorm, maps: Tensor) -> Tensor:
+    def _swish_norm(self, layer: nn.Module, maps: Tensor) -> Tensor:
+        assert isinstance(layer, nn.GroupNorm)
         normed = self._norm(layer, maps)
         return normed * torch.sigmoid(normed)
 

@@ -86,7 +86,11 @@ class Bench:
         self.rows: list[Row] = []
         self.agents = {name: self._agent(name) for name in ("autoregressive", "parallel")}
         self.agent = self.agents[config.world_model.prediction]
-        is_comparable = config.actor_critic.inputs == "frames" and not config.world_model.is_parallel
+        is_comparable = (
+            config.actor_critic.inputs == "frames"
+            and not config.world_model.is_parallel
+            and not config.tokenizer.autoencoder.has_local_encoder
+        )
         self.reference = EagerReference(self.agents["autoregressive"]) if is_comparable else None
         own = {name: side for name, side in OURS.items() if side[1] == config.world_model.prediction}
         self.sides = OURS if is_comparable else own

@@ -29,7 +29,7 @@ class WorldModelConfig:
     prediction: Literal["autoregressive", "parallel"] = "autoregressive"
     """autoregressive: a frame's K tokens one after the other. parallel: all at once, from K learned queries."""
     queries: Literal["learned", "current_step"] = "learned"
-    """Of parallel prediction. current_step: each query also carries the token that is at its place now, and the
+    """Of parallel prediction; autoregressive prediction asks nothing. current_step: each query also carries the token that is at its place now, and the
     action; otherwise attention has to learn where to find the two."""
 
     initialization: Literal["gpt2", "width"] = "gpt2"
@@ -127,7 +127,7 @@ class WorldModel(nn.Module):
         return self.add_current_step(steps + self.query_embedding.weight, obs_tokens, actions).flatten(1, 2)
 
     def add_current_step(self, queries: Tensor, obs_tokens: Tensor, actions: Tensor) -> Tensor:
-        """Queries (..., K, C) and what config.queries adds for obs_tokens (B, ..., K), actions (B, ...). (B, ..., K, C)."""
+        """Queries (..., K, C), with what config.queries adds for obs_tokens (B, ..., K), actions (B, ...)."""
         if self.config.queries == "learned":
             return queries.expand(*obs_tokens.shape, -1)
         return queries + self.token_embedding(obs_tokens) + self.action_embedding(actions).unsqueeze(-2)

@@ -13,6 +13,7 @@ MODES = {
     "autoregressive": {"prediction": "autoregressive"},
     "parallel": {"prediction": "parallel"},
     "block_causal": {"prediction": "parallel", "attention": "block_causal"},
+    "current_step": {"prediction": "parallel", "queries": "current_step"},
 }
 
 

@@ -10,6 +10,7 @@ MODES = [
     pytest.param({"prediction": "autoregressive"}, id="autoregressive"),
     pytest.param({"prediction": "parallel"}, id="parallel"),
     pytest.param({"prediction": "parallel", "attention": "block_causal"}, id="block_causal"),
+    pytest.param({"prediction": "parallel", "queries": "current_step"}, id="current_step"),
 ]
 
 
@@ -150,16 +151,21 @@ def test_embedding_by_hand(segment):
         )
 
 
+@pytest.mark.parametrize("kind", ["learned", "current_step"])
 @pytest.mark.parametrize("num_steps", [1, 3, T])
-def test_queries_stand_where_the_tokens_they_ask_for_stand(num_steps):
-    world_model = new_world_model(prediction="parallel")
-    queries = world_model.embed_queries(num_steps)
-    assert queries.shape == (num_steps * K, 16)
+def test_queries_stand_where_the_tokens_they_ask_for_stand(segment, num_steps, kind):
+    tokens, actions = (values[:, :num_steps] for values in segment)
+    world_model = new_world_model(prediction="parallel", queries=kind)
+    queries = world_model.embed_queries(tokens, actions)
+    assert queries.shape == (len(tokens), num_steps * K, 16)
     for group in range(num_steps):
         for k in range(K):
             position = world_model.position_embedding.weight[(group + 1) * (K + 1) + k]
-            expected = position + world_model.query_embedding.weight[k]
-            assert torch.equal(queries[group * K + k], expected)
+            expected = (position + world_model.query_embedding.weight[k]).expand(len(tokens), -1)
+            if kind == "current_step":
+                expected = expected + world_model.token_embedding(tokens[:, group, k])
+                expected = expected + world_model.action_embedding(actions[:, group])
+            assert torch.equal(queries[:, group * K + k], expected)
 
 
 def test_initial_weights():
@@ -200,3 +206,13 @@ def test_every_weight_learns(mode, segment):
 def test_impossible_shapes_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         WorldModelConfig(**values)
+
+
+def test_initial_weights_by_width():
+    torch.manual_seed(0)
+    world_model = WorldModel(WorldModelConfig(num_layers=2, embed_dim=64, initialization="width"), V, K, A)
+    linear = world_model.transformer.blocks[0]
+    assert linear.fc_1.weight.std().item() == pytest.approx(64**-0.5, rel=0.1)
+    assert linear.fc_2.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
+    assert world_model.position_embedding.weight.std().item() == pytest.approx(0.2, rel=0.1)
+    assert not linear.fc_1.bias.any()
