@@ -1,8 +1,11 @@
 #!/bin/sh
-# Everything of benchmarks/speed on a CUDA device, with and without the Triton kernels, and the fast preset's networks.
-# Run from the repository's root; the results go to benchmarks/speed/gpu-*.json.
+# Everything of benchmarks/speed on a CUDA device, with and without the Triton kernels, and the fast preset's networks;
+# then the tables and the plot. Run from the repository's root; the results go to benchmarks/speed/gpu-*.json.
 set -eu
+PATH=".venv/bin:$PATH"
+results=benchmarks/speed
 for backend in triton torch; do
-    IRIS_KERNELS_BACKEND=$backend python -m iris_wm benchmark speed --device cuda --output "benchmarks/speed/gpu-$backend.json"
+    IRIS_KERNELS_BACKEND=$backend python -m iris_wm benchmark speed --device cuda --output $results/gpu-$backend.json
 done
-python -m iris_wm benchmark speed --device cuda --config configs/atari100k/fast.yaml --output benchmarks/speed/gpu-fast.json
+python -m iris_wm benchmark speed --device cuda --config configs/atari100k/fast.yaml --output $results/gpu-fast.json
+python $results/report.py

@@ -93,7 +93,7 @@ class DecodeWeights:
     """One layer's weights as the decode kernels want them: a leading group axis, one dtype.
 
     In the parameters' own dtype these are views, always up to date; in another they are copies, see refresh.
-    packed: on a CPU, copies of the matrices in the layout that its products are fastest in.
+    packed: on a CPU, copies in the layout that its products are fastest in; None where there is none.
     """
 
     ln_1: tuple[Tensor, Tensor]
@@ -102,7 +102,8 @@ class DecodeWeights:
     ln_2: tuple[Tensor, Tensor]
     fc_1: tuple[Tensor, Tensor]
     fc_2: tuple[Tensor, Tensor]
-    packed: dict[str, Tensor | None] = field(init=False, default_factory=dict)
+    num_heads: int
+    packed: iris_kernels.PackedLayer | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._pack()
@@ -110,7 +111,8 @@ class DecodeWeights:
     @staticmethod
     def of(block: nn.Module, dtype: torch.dtype) -> "DecodeWeights":
         """The weights of one block, cast to dtype where that differs."""
-        return DecodeWeights(**{name: grouped(getattr(block, name), dtype) for name in _DECODE_LAYERS})
+        layers = {name: grouped(getattr(block, name), dtype) for name in _DECODE_LAYERS}
+        return DecodeWeights(**layers, num_heads=block.num_heads)  # type: ignore[arg-type]
 
     def refresh(self, block: nn.Module) -> None:
         """Copy the block's current weights in place, so that a captured graph sees them."""
@@ -119,11 +121,13 @@ class DecodeWeights:
         self._pack()
 
     def _pack(self) -> None:
-        self.packed = {name: iris_kernels.pack_weight(getattr(self, name)[0]) for name in _DECODE_LINEAR}
+        head_size = self.out[0].shape[-1] // self.num_heads
+        is_packable = iris_kernels.PackedLayer.is_available(self.qkv[0], head_size)
+        layers = (getattr(self, name) for name in _DECODE_LAYERS)
+        self.packed = iris_kernels.PackedLayer(*layers) if is_packable else None
 
 
 _DECODE_LAYERS = ("ln_1", "qkv", "out", "ln_2", "fc_1", "fc_2")
-_DECODE_LINEAR = ("qkv", "out", "fc_1", "fc_2")
 
 
 def grouped(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -168,27 +172,45 @@ def decode(
     """
     batch_size, num_new, embed_dim = x.shape
     num_wanted = num_wanted or num_new
+    num_kept = num_new if num_context is None else num_context
+    options: dict[str, Any] = {
+        "num_heads": num_heads,
+        "num_context": num_kept,
+        "is_block_causal": is_block_causal,
+    }
+    if (packed := _packed(weights, cache)) is not None and not torch.is_grad_enabled():
+        start = int(cache.position)
+        iris_kernels.check_room(num_new, start, cache.max_tokens)
+        x = x.contiguous()
+        for i, packed_layer in enumerate(packed):
+            wanted = num_wanted if i + 1 == len(packed) else num_new
+            x = packed_layer(x, cache.keys[i], cache.values[i], start, num_wanted=wanted, **options)
+        cache.position.add_(num_kept)
+        return x
     residual = x.reshape(1, batch_size * num_new, embed_dim)
     for layer, keys, values in zip(weights, cache.keys, cache.values, strict=True):
-        packed = layer.packed
-        qkv = iris_kernels.ln_linear(residual, *layer.ln_1, *layer.qkv, packed=packed["qkv"])
+        qkv = iris_kernels.ln_linear(residual, *layer.ln_1, *layer.qkv)
         mixed = iris_kernels.decode_attention(
             qkv.view(1, batch_size, num_new, 3 * embed_dim).to(keys.dtype),
             keys[None],
             values[None],
             cache.position,
-            num_heads=num_heads,
-            num_context=num_context,
-            is_block_causal=is_block_causal,
+            **options,
         )
         if layer is weights[-1] and num_wanted < num_new:
             mixed = mixed[:, :, -num_wanted:].reshape(1, -1, embed_dim)
             residual = residual.unflatten(1, (batch_size, num_new))[:, :, -num_wanted:].reshape(mixed.shape)
         mixed = mixed.view(1, -1, embed_dim).to(qkv.dtype)
-        residual = iris_kernels.linear_residual(mixed, *layer.out, residual, packed["out"])
-        hidden = iris_kernels.ln_linear(
-            residual, *layer.ln_2, *layer.fc_1, activation="gelu", packed=packed["fc_1"]
-        )
-        residual = iris_kernels.linear_residual(hidden, *layer.fc_2, residual, packed["fc_2"])
-    cache.position.add_(num_new if num_context is None else num_context)
+        residual = iris_kernels.linear_residual(mixed, *layer.out, residual)
+        hidden = iris_kernels.ln_linear(residual, *layer.ln_2, *layer.fc_1, activation="gelu")
+        residual = iris_kernels.linear_residual(hidden, *layer.fc_2, residual)
+    cache.position.add_(num_kept)
     return residual.view(batch_size, num_wanted, embed_dim)
+
+
+def _packed(weights: list[DecodeWeights], cache: KVCache) -> list[iris_kernels.PackedLayer] | None:
+    """All layers packed for a cache like this one, or None."""
+    if cache.max_tokens > iris_kernels.PackedLayer.MAXIMUM_LENGTH:
+        return None
+    layers = [layer.packed for layer in weights if layer.packed and layer.packed.dtype == cache.keys.dtype]
+    return layers if len(layers) == len(weights) else None

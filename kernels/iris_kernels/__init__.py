@@ -5,6 +5,7 @@ The environment variable ``IRIS_KERNELS_BACKEND`` chooses: ``auto`` (the default
 """
 
 from iris_kernels.backend import BACKEND_VARIABLE, requested_backend
+from iris_kernels.cpu_kernels.packed_layer import PackedLayer
 from iris_kernels.ops.attention import attention
 from iris_kernels.ops.decode_chain import (
     LayerWeights,
@@ -13,15 +14,17 @@ from iris_kernels.ops.decode_chain import (
     has_c_decode_attention,
     linear_residual,
     ln_linear,
-    pack_weight,
 )
 from iris_kernels.ops.group_norm_silu import group_norm_silu
 from iris_kernels.ops.head_sample import head_sample, sample_tokens
+from iris_kernels.reference.decode_chain import check_room
 
 __all__ = [
     "BACKEND_VARIABLE",
     "LayerWeights",
+    "PackedLayer",
     "attention",
+    "check_room",
     "decode_attention",
     "decode_layer",
     "group_norm_silu",
@@ -29,7 +32,6 @@ __all__ = [
     "head_sample",
     "linear_residual",
     "ln_linear",
-    "pack_weight",
     "requested_backend",
     "sample_tokens",
 ]

@@ -134,32 +134,45 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         assert torch.equal(mixed, results[0][1])
 
 
+@needs_compiler
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [1, 5, 64])
-def test_packed_weights(rows: int, dtype: torch.dtype) -> None:
-    x, weight, bias = torch.randn(1, rows, 32), torch.randn(1, 48, 32).to(dtype), torch.randn(1, 48)
-    ln = (1 + torch.randn(1, 32), torch.randn(1, 32))
-    packed = iris_kernels.pack_weight(weight)
+@pytest.mark.parametrize(("batch", "new", "wanted"), [(1, 1, 1), (3, 5, 5), (2, 33, 17), (64, 2, 1)])
+def test_a_packed_layer_is_the_layer(batch: int, new: int, wanted: int, dtype: torch.dtype) -> None:
+    width, heads = 64, 4
+    shapes = [(width,), (3 * width, width), (width, width), (width,), (4 * width, width), (width, 4 * width)]
+    pairs = []
+    for shape in shapes:
+        weight = torch.randn(1, *shape) * shape[-1] ** -0.5
+        pairs.append((weight if len(shape) == 1 else weight.to(dtype), torch.randn(1, shape[0])))
+    x = torch.randn(batch, new, width)
+    caches = torch.randn(2, 1, batch, heads, 60, width // heads).to(dtype)
+    copies = caches.clone()
+    at, num_context = torch.tensor([20], dtype=torch.int32), min(new, 17)
+    weights = iris_kernels.LayerWeights(*(tensor for pair in pairs for tensor in pair))
+    whole = iris_kernels.decode_layer(
+        x[None], weights, caches[0], caches[1], at, num_heads=heads, num_context=num_context
+    )[0]
+    assert iris_kernels.PackedLayer.is_available(pairs[1][0], width // heads)
+    layer = iris_kernels.PackedLayer(*pairs)
+    got = layer(
+        x, copies[0, 0], copies[1, 0], 20,
+        num_heads=heads, num_context=num_context, num_wanted=wanted, is_block_causal=False,
+    )  # fmt: skip
     limit = 1e-6 if dtype == torch.float32 else 5e-3
-    for activation in ("none", "gelu"):
-        plain = iris_kernels.ln_linear(x, *ln, weight, bias, activation)  # type: ignore[arg-type]
-        got = iris_kernels.ln_linear(x, *ln, weight, bias, activation, packed)  # type: ignore[arg-type]
-        assert got.dtype == plain.dtype
-        assert relative_error(got, plain) < limit
-    inputs, residual = torch.randn(1, rows, 32).to(dtype), torch.randn(1, rows, 48)
-    plain = iris_kernels.linear_residual(inputs, weight, bias, residual)
-    assert relative_error(iris_kernels.linear_residual(inputs, weight, bias, residual, packed), plain) < limit
+    assert got.dtype == torch.float32
+    assert relative_error(got, whole[:, -wanted:]) < limit
+    assert relative_error(copies, caches) < limit
 
 
 def test_several_agents_are_not_packed() -> None:
-    assert iris_kernels.pack_weight(torch.randn(2, 4, 4)) is None
+    assert not iris_kernels.PackedLayer.is_available(torch.randn(2, 48, 16), 16)
 
 
 def test_the_torch_backend_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
     assert not iris_kernels.has_c_decode_attention(16, torch.float32)
-    assert iris_kernels.pack_weight(torch.randn(1, 4, 4)) is None
+    assert not iris_kernels.PackedLayer.is_available(torch.randn(1, 48, 16), 16)
 
 
 def test_sizes_without_a_kernel() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from iris_wm.models.transformer import AttentionPattern, DecodeWeights, Transformer, decode
 
-WIDTH, HEADS = 16, 2
+WIDTH, HEADS = 32, 2
 FEW = settings(max_examples=20, deadline=None, derandomize=True)
 
 
@@ -22,19 +22,25 @@ def new_transformer(num_layers: int = 2) -> Transformer:
 
 TRANSFORMER = new_transformer()
 WEIGHTS = [DecodeWeights.of(block, torch.float32) for block in TRANSFORMER.blocks]
+UNPACKED = [DecodeWeights.of(block, torch.float32) for block in TRANSFORMER.blocks]
+for each in UNPACKED:
+    each.packed = None
+BOTH = st.sampled_from([WEIGHTS, UNPACKED])
 
 
 def rows(batch_size: int, num_rows: int, seed: int) -> torch.Tensor:
     return torch.randn(batch_size, num_rows, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-def through_cache(chunks: list[torch.Tensor], is_block_causal: bool = False) -> torch.Tensor:
+def through_cache(
+    chunks: list[torch.Tensor], weights: list[DecodeWeights], is_block_causal: bool = False
+) -> torch.Tensor:
     """All chunks of rows one after the other, after the final layer norm."""
     num_rows = sum(chunk.shape[1] for chunk in chunks)
     cache = TRANSFORMER.new_cache(len(chunks[0]), num_rows + 3)
     with torch.no_grad():
         hidden = [
-            decode(chunk, WEIGHTS, cache, num_heads=HEADS, is_block_causal=is_block_causal)
+            decode(chunk, weights, cache, num_heads=HEADS, is_block_causal=is_block_causal)
             for chunk in chunks
         ]
         assert int(cache.position) == num_rows
@@ -42,27 +48,27 @@ def through_cache(chunks: list[torch.Tensor], is_block_causal: bool = False) -> 
 
 
 @FEW
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 99))
-def test_causal(lengths, batch_size, seed):
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 99), BOTH)
+def test_causal(lengths, batch_size, seed, weights):
     x = rows(batch_size, sum(lengths), seed)
     with torch.no_grad():
         expected = TRANSFORMER(x, AttentionPattern("causal"))
-    assert torch.allclose(through_cache(list(x.split(lengths, dim=1))), expected, atol=2e-5)
+    assert torch.allclose(through_cache(list(x.split(lengths, dim=1)), weights), expected, atol=2e-5)
 
 
 @FEW
-@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
-def test_block_causal(num_steps, tokens_per_step, batch_size, seed):
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99), BOTH)
+def test_block_causal(num_steps, tokens_per_step, batch_size, seed, weights):
     x = rows(batch_size, num_steps * tokens_per_step, seed)
     with torch.no_grad():
         expected = TRANSFORMER(x, AttentionPattern("block_causal", tokens_per_step))
     chunks = list(x.split(tokens_per_step, dim=1))
-    assert torch.allclose(through_cache(chunks, is_block_causal=True), expected, atol=2e-5)
+    assert torch.allclose(through_cache(chunks, weights, is_block_causal=True), expected, atol=2e-5)
 
 
 @FEW
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 99))
-def test_parallel(num_steps, tokens_per_frame, batch_size, is_block_causal, seed):
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 99), BOTH)
+def test_parallel(num_steps, tokens_per_frame, batch_size, is_block_causal, seed, weights):
     """Each step's rows go in together with the queries of the next frame; the cache forgets the queries."""
     tokens_per_step = tokens_per_frame + 1
     context = rows(batch_size, num_steps * tokens_per_step, seed)
@@ -77,7 +83,7 @@ def test_parallel(num_steps, tokens_per_frame, batch_size, is_block_causal, seed
         ):
             hidden = decode(
                 torch.cat([step, asking], dim=1),
-                WEIGHTS,
+                weights,
                 cache,
                 num_heads=HEADS,
                 num_context=tokens_per_step,
@@ -102,16 +108,17 @@ def test_rows_after_the_position_are_dead():
     assert torch.equal(again, fresh)
 
 
+@pytest.mark.parametrize("weights", [WEIGHTS, UNPACKED], ids=["packed", "unpacked"])
 @pytest.mark.parametrize("num_wanted", [1, 3, 5])
-def test_rows_that_nobody_wants_change_nothing(num_wanted):
+def test_rows_that_nobody_wants_change_nothing(num_wanted, weights):
     first, second = rows(2, 5, 0), rows(2, 2, 1)
     all_of_it, some = TRANSFORMER.new_cache(2, 8), TRANSFORMER.new_cache(2, 8)
     with torch.no_grad():
-        whole = decode(first, WEIGHTS, all_of_it, num_heads=HEADS)
-        part = decode(first, WEIGHTS, some, num_heads=HEADS, num_wanted=num_wanted)
+        whole = decode(first, weights, all_of_it, num_heads=HEADS)
+        part = decode(first, weights, some, num_heads=HEADS, num_wanted=num_wanted)
         assert part.shape == (2, num_wanted, WIDTH)
         assert torch.allclose(part, whole[:, -num_wanted:], atol=1e-6)
-        after = [decode(second, WEIGHTS, cache, num_heads=HEADS) for cache in (all_of_it, some)]
+        after = [decode(second, weights, cache, num_heads=HEADS) for cache in (all_of_it, some)]
     assert torch.allclose(*after, atol=1e-6)
 
 

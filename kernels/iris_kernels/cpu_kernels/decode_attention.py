@@ -27,24 +27,19 @@ def launch(
     qkv: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
-    position: Tensor,
+    start: int,
     num_heads: int,
     num_context: int,
     is_block_causal: bool,
 ) -> Tensor:
-    """See `iris_kernels.decode_attention`."""
-    groups, batch, new, width = qkv.shape
-    max_length, size = k_cache.shape[3:]
-    start = int(position.item())
-    if not 0 <= start <= max_length - new:
-        raise ValueError(
-            f"decode_attention: {new} rows at position {start} do not fit a cache of {max_length} rows"
-        )
-    qkv = qkv.contiguous()
-    out = qkv.new_empty(groups, batch, new, width // 3)
+    """See `iris_kernels.decode_attention`: qkv (..., n, 3C) contiguous, caches (..., N, Tmax, D) -> (..., n, C)."""
+    *many, new, width = qkv.shape
+    max_length, size = k_cache.shape[-2:]
+    out = qkv.new_empty(*many, new, width // 3)
     _function(size, qkv.dtype)(
         qkv.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), out.data_ptr(),
-        groups * batch, new, num_heads, max_length, start, num_context, is_block_causal, torch.get_num_threads(),
+        qkv.numel() // (new * width), new, num_heads, max_length, start, num_context, is_block_causal,
+        torch.get_num_threads(),
     )  # fmt: skip
     return out
 

@@ -36,15 +36,6 @@ class LayerWeights(NamedTuple):
     fc2_bias: Tensor  # (G, C)
 
 
-def pack_weight(weight: Tensor) -> Tensor | None:
-    """A copy of a matrix (G, O, C) in the layout that products on this CPU are fastest in.
-
-    None on other devices, for G > 1, for dtypes and processors that have no such layout. A copy: pack again after
-    the weight has changed.
-    """
-    return reference.pack_weight(weight) if use_c(weight.device) else None
-
-
 def ln_linear(
     x: Tensor,
     ln_weight: Tensor,
@@ -52,7 +43,6 @@ def ln_linear(
     weight: Tensor,
     bias: Tensor,
     activation: Literal["none", "gelu"] = "none",
-    packed: Tensor | None = None,
 ) -> Tensor:
     """`activation(layer_norm(x) weight^T + bias)`, eps 1e-5, statistics in float32, exact-erf GELU.
 
@@ -61,7 +51,6 @@ def ln_linear(
         ln_weight, ln_bias: (G, C).
         weight: (G, O, C) float32, float16 or bfloat16.
         bias: (G, O).
-        packed: `pack_weight(weight)`, up to date; used where plain PyTorch runs on a CPU.
 
     Returns:
         (G, M, O) in the weight's dtype. No gradient.
@@ -86,13 +75,11 @@ def ln_linear(
         and runs_eagerly(x)
         and not use_triton("ln_linear", x.device, _linear_problem(x, weight))
     ):
-        return reference.ln_linear(x, ln_weight, ln_bias, weight, bias, activation, packed)
+        return reference.ln_linear(x, ln_weight, ln_bias, weight, bias, activation)
     return _ln_linear(x, ln_weight, ln_bias, weight, bias, activation)
 
 
-def linear_residual(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, packed: Tensor | None = None
-) -> Tensor:
+def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
     """`residual + x weight^T + bias`.
 
     Args:
@@ -100,7 +87,6 @@ def linear_residual(
         weight: (G, O, I) float32, float16 or bfloat16.
         bias: (G, O).
         residual: (G, M, O) float32.
-        packed: as in `ln_linear`.
 
     Returns:
         (G, M, O) float32, a new tensor. No gradient.
@@ -123,7 +109,7 @@ def linear_residual(
         and runs_eagerly(x)
         and not use_triton("linear_residual", x.device, _linear_problem(x, weight))
     ):
-        return reference.linear_residual(x, weight, bias, residual, packed)
+        return reference.linear_residual(x, weight, bias, residual)
     return _linear_residual(x, weight, bias, residual)
 
 
@@ -188,7 +174,12 @@ def decode_attention(
     ):
         is_short = k_cache.shape[3] <= c_kernel.MAXIMUM_LENGTH
         if use_c(qkv.device) and is_short and c_kernel.is_available(k_cache.shape[4], qkv.dtype):
-            return c_kernel.launch(qkv, k_cache, v_cache, position, num_heads, num_context, is_block_causal)
+            start = int(position.item())
+            reference.check_room(new, start, k_cache.shape[3])
+            out = c_kernel.launch(
+                qkv.contiguous(), k_cache, v_cache, start, num_heads, num_context, is_block_causal
+            )
+            return out.view(groups, batch, new, -1)
         return reference.decode_attention(
             qkv, k_cache, v_cache, position, num_heads, num_context, is_block_causal
         )

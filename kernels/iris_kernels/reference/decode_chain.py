@@ -9,39 +9,13 @@ from torch import Tensor
 LN_EPS = 1e-5
 
 
-def pack_weight(weight: Tensor) -> Tensor | None:
-    """See `iris_kernels.pack_weight`."""
-    is_packable = weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-    if weight.device.type != "cpu" or weight.shape[0] != 1 or not is_packable:
-        return None
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return None
-    return torch.ops.mkldnn._reorder_linear_weight(weight[0])
-
-
-def _packed_linear(x: Tensor, packed: Tensor, bias: Tensor, activation: str) -> Tensor:
-    """(M, C) -> (1, M, O) through oneDNN, whose own layout of the weight saves a fifth of the time."""
-    variant = "none" if activation == "gelu" else ""  # of GELU: not the approximation by tanh
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, activation, [], variant)[None]
-
-
 def ln_linear(
-    x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    activation: str,
-    packed: Tensor | None = None,
+    x: Tensor, ln_weight: Tensor, ln_bias: Tensor, weight: Tensor, bias: Tensor, activation: str
 ) -> Tensor:
     """See `iris_kernels.ln_linear`."""
     size = (x.shape[-1],)
     if x.shape[0] == 1:
         normed = F.layer_norm(x[0], size, ln_weight[0].to(x.dtype), ln_bias[0].to(x.dtype), LN_EPS)
-        if packed is not None:
-            return _packed_linear(normed.to(weight.dtype), packed, bias[0].to(weight.dtype), activation)
         out = F.linear(normed.to(weight.dtype), weight[0], bias[0].to(weight.dtype))[None]
     else:
         normed = F.layer_norm(x, size, eps=LN_EPS) * ln_weight[:, None] + ln_bias[:, None]
@@ -49,13 +23,9 @@ def ln_linear(
     return F.gelu(out) if activation == "gelu" else out
 
 
-def linear_residual(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, packed: Tensor | None = None
-) -> Tensor:
+def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
     """See `iris_kernels.linear_residual`."""
-    if packed is not None:
-        product = _packed_linear(x[0], packed, bias[0].to(weight.dtype), "none")
-    elif x.shape[0] == 1:
+    if x.shape[0] == 1:
         product = F.linear(x[0], weight[0], bias[0].to(weight.dtype))[None]
     else:
         product = torch.baddbmm(bias[:, None].to(weight.dtype), x, weight.transpose(1, 2))
@@ -64,6 +34,14 @@ def linear_residual(
 
 def _length_is_known(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
+
+
+def check_room(new: int, position: int, max_length: int) -> None:
+    """ValueError unless `new` rows fit a cache at this position."""
+    if not 0 <= position <= max_length - new:
+        raise ValueError(
+            f"decode_attention: {new} rows at position {position} do not fit a cache of {max_length} rows"
+        )
 
 
 def decode_attention(
@@ -86,10 +64,7 @@ def decode_attention(
     if is_known:
         start = int(position.item())
         length = start + new
-        if not 0 <= start <= max_length - new:
-            raise ValueError(
-                f"decode_attention: {new} rows at position {start} do not fit a cache of {max_length} rows"
-            )
+        check_room(new, start, max_length)
         k_cache[:, :, :, start:length] = k
         v_cache[:, :, :, start:length] = v
     else:
