@@ -29,9 +29,8 @@ class WorldModelConfig:
     prediction: Literal["autoregressive", "parallel"] = "autoregressive"
     """autoregressive: a frame's K tokens one after the other. parallel: all at once, from K learned queries."""
     queries: Literal["learned", "current_step"] = "learned"
-    """Of parallel prediction; autoregressive prediction asks nothing. current_step: each query also carries the token that is at its place now, and the
-    action; otherwise attention has to learn where to find the two."""
-
+    """Of parallel prediction, without effect in autoregressive. current_step: each query also carries the token that
+    is at its place now, and the action; otherwise attention has to learn where to find the two."""
     initialization: Literal["gpt2", "width"] = "gpt2"
     """gpt2: weights N(0, 0.02), the paper's. width: linear layers N(0, 1 / sqrt(inputs)), embeddings N(0, 0.2), from
     which a model of a small width learns in a fraction of the steps."""
