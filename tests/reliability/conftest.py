@@ -145,6 +145,12 @@ def digest() -> Callable[[Path], dict[str, str]]:
     return _digest
 
 
+@pytest.fixture
+def on_a_busy_machine() -> Callable[[float], float]:
+    """What so many seconds on a machine with nothing else to do may become on this one, by its load a core."""
+    return lambda seconds: seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @pytest.fixture(scope="session")
 def newest_is_good() -> Callable[[Path], int]:
     """Verifies the newest checkpoint of a run; the steps done by then."""

@@ -36,7 +36,16 @@ CASES = SHORT + [pytest.param(*case, marks=pytest.mark.slow) for case in LONG]
 
 @pytest.mark.parametrize(("phase", "what", "call"), CASES)
 def test_signal_in_a_phase(
-    processes, tiny_config, undisturbed, digest, newest_is_good, tmp_path, phase, what, call
+    processes,
+    tiny_config,
+    undisturbed,
+    digest,
+    newest_is_good,
+    on_a_busy_machine,
+    tmp_path,
+    phase,
+    what,
+    call,
 ):
     run = tmp_path / "run"
     fit = ("fit", "--config", tiny_config, "--run", run, "--quiet")
@@ -45,7 +54,7 @@ def test_signal_in_a_phase(
     finished = processes.run(*fit, hook={"place": phase, "call": call, "what": what})
     assert finished.code == 143, finished.text
     assert finished.latency is not None
-    assert finished.latency < LIMIT
+    assert finished.latency < on_a_busy_machine(LIMIT)
     assert what.split()[0] in finished.text
     assert finished.text.count("\n") == 1, finished.text
     assert newest_is_good(run) <= 21
@@ -80,7 +89,7 @@ def test_a_signal_before_the_first_step(
     "rounds", [1, pytest.param(int(os.environ.get("IRIS_RELIABILITY_SIGNALS", "10")), marks=pytest.mark.slow)]
 )
 def test_signals_from_outside_at_random_times(
-    tiny_config, undisturbed, digest, newest_is_good, tmp_path, record_property, rounds
+    tiny_config, undisturbed, digest, newest_is_good, on_a_busy_machine, tmp_path, record_property, rounds
 ):
     """A process started as users start it, `python -m iris_wm`, again and again until the run is done."""
     run, dice, stops = tmp_path / "run", random.Random(0), 0
@@ -102,11 +111,11 @@ def test_signals_from_outside_at_random_times(
         time.sleep(dice.uniform(0, 0.5))
         sent = time.monotonic()
         process.send_signal(dice.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]))
-        _, text = process.communicate(timeout=60)
+        _, text = process.communicate(timeout=200)
         if process.returncode == 0:
             break
         assert process.returncode == 143, text
-        assert time.monotonic() - sent < LIMIT
+        assert time.monotonic() - sent < on_a_busy_machine(LIMIT)
         newest_is_good(run)
         stops += 1
     print(f"{stops} stops")
