@@ -50,8 +50,11 @@ bench-kernels: .venv/installed
 notebooks: .venv/installed-test
 	IRIS_WM_SHORT=1 $(PYTEST) --nbmake --nbmake-timeout 600 notebooks
 
+# The notebooks are run, so that the site shows what they print.
 docs: .venv/installed-test
-	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
+	mkdir -p docs/_build/notebooks && cp notebooks/*.ipynb docs/_build/notebooks
+	PYTHONPATH=$(CURDIR)/notebooks $(PYTEST) -q --nbmake --overwrite --nbmake-timeout 600 docs/_build/notebooks
+	DOCS_NOTEBOOKS=docs/_build/notebooks $(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
