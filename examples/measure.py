@@ -56,23 +56,30 @@ def play_dreams(
     return totals.tolist()
 
 
+@torch.no_grad()
 def play_real_game(
     agent: Agent, run: str | Path, policy: Policy, num_episodes: int, max_steps: int = 5000
 ) -> list[float]:
-    """Returns of whole real games. The policy sees the tokenizer's reconstructions, as in the dream."""
-    env = make_env(build_config(EnvConfig, read_yaml(Path(run) / "config.yaml")["env"]), is_test=True)
-    returns = []
-    for episode in range(num_episodes):
-        observation, _ = env.reset(seed=10_000 + episode)
-        total, is_over, step = 0.0, False, 0
-        while not is_over and step < max_steps:
-            frame = torch.from_numpy(observation).permute(2, 0, 1)[None].contiguous()
-            seen = agent.tokenizer.reconstruct(frame).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-            observation, reward, terminated, truncated, _ = env.step(int(policy(seen)[0]))
-            total, is_over, step = total + float(reward), terminated or truncated, step + 1
-        returns.append(total)
-    env.close()
-    return returns
+    """Returns of whole real games, played side by side. The policy sees reconstructions, as in the dream."""
+    config = build_config(EnvConfig, read_yaml(Path(run) / "config.yaml")["env"])
+    envs = [make_env(config, is_test=True) for _ in range(num_episodes)]
+    observations = [env.reset(seed=10_000 + i)[0] for i, env in enumerate(envs)]
+    totals, playing = np.zeros(num_episodes), list(range(num_episodes))
+    for _ in range(max_steps):
+        frames = torch.from_numpy(np.stack([observations[i] for i in playing])).permute(0, 3, 1, 2)
+        seen = agent.tokenizer.reconstruct(frames).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+        still_playing = []
+        for i, action in zip(playing, policy(seen).tolist(), strict=True):
+            observations[i], reward, terminated, truncated, _ = envs[i].step(action)
+            totals[i] += float(reward)
+            if not (terminated or truncated):
+                still_playing.append(i)
+        playing = still_playing
+        if not playing:
+            break
+    for env in envs:
+        env.close()
+    return totals.tolist()
 
 
 def describe(name: str, returns: list[float], of_what: str) -> str:
