@@ -182,38 +182,48 @@ ROWS = [
     ("test_bad_inputs.py", "bad command lines, configuration keys and files", "silent"),
     ("", "exit codes, locks, folders, formats, the hub", "silent"),
 ]
-RESULTS = os.environ.get("IRIS_RELIABILITY_RESULTS")
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """What became of each test goes to the file IRIS_RELIABILITY_RESULTS, which several calls of pytest may share."""
-    if not RESULTS or (report.when != "call" and report.passed):
-        return
-    failing = "" if not report.failed else "hung" if "Timeout" in report.longreprtext else "failed"
-    tried = int(dict(report.user_properties).get("tried", 0 if report.skipped else 1))
-    with open(RESULTS, "a") as file:
-        line = {"test": report.nodeid, "tried": tried, "failing": failing, "skipped": report.skipped}
-        file.write(json.dumps(line) + "\n")
+class Table:
+    """A plugin of its own: hooks of a conftest are not told of tests in other folders."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """What became of each test goes to the file, which several calls of pytest may share."""
+        if report.when != "call" and report.passed:
+            return
+        failing = "" if not report.failed else "hung" if "Timeout" in report.longreprtext else "failed"
+        tried = int(dict(report.user_properties).get("tried", 0 if report.skipped else 1))
+        with self.path.open("a") as file:
+            line = {"test": report.nodeid, "tried": tried, "failing": failing, "skipped": report.skipped}
+            file.write(json.dumps(line) + "\n")
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The table of all in that file; of a test that ran again, the last time counts."""
+        if not self.path.is_file():
+            return
+        lines = map(json.loads, self.path.read_text().splitlines())
+        results = {line["test"]: line for line in lines}
+        table = {what: {"tried": 0, "lost": 0, "silent": 0, "hung": 0} for _, what, _ in ROWS}
+        for test, result in results.items():
+            name = test.split("[")[0]
+            what, meaning = next((what, meaning) for part, what, meaning in ROWS if re.search(part, name))
+            table[what]["tried"] += result["tried"]
+            if result["failing"]:
+                table[what]["hung" if result["failing"] == "hung" else meaning] += 1
+        terminalreporter.section("reliability")
+        terminalreporter.write_line("| What | Tried | Lost | Silent | Hung |\n|---|---:|---:|---:|---:|")
+        for what, counts in table.items():
+            if counts["tried"]:
+                cells = " | ".join(f"{count:,}" for count in counts.values())
+                terminalreporter.write_line(f"| {what} | {cells} |")
+        skipped = sum(result["skipped"] for result in results.values())
+        terminalreporter.write_line(f"\n{len(results)} tests, {skipped} of them skipped")
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of all in that file; of a test that ran again, the last time counts."""
-    if not RESULTS or not Path(RESULTS).is_file():
-        return
-    lines = map(json.loads, Path(RESULTS).read_text().splitlines())
-    results = {line["test"]: line for line in lines}
-    table = {what: {"tried": 0, "lost": 0, "silent": 0, "hung": 0} for _, what, _ in ROWS}
-    for test, result in results.items():
-        name = test.split("[")[0]
-        what, meaning = next((what, meaning) for part, what, meaning in ROWS if re.search(part, name))
-        table[what]["tried"] += result["tried"]
-        if result["failing"]:
-            table[what]["hung" if result["failing"] == "hung" else meaning] += 1
-    terminalreporter.section("reliability")
-    terminalreporter.write_line("| What | Tried | Lost | Silent | Hung |\n|---|---:|---:|---:|---:|")
-    for what, counts in table.items():
-        if counts["tried"]:
-            cells = " | ".join(f"{count:,}" for count in counts.values())
-            terminalreporter.write_line(f"| {what} | {cells} |")
-    skipped = sum(result["skipped"] for result in results.values())
-    terminalreporter.write_line(f"\n{len(results)} tests, {skipped} of them skipped")
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the results go: the file IRIS_RELIABILITY_RESULTS; without it there is no table."""
+    if path := os.environ.get("IRIS_RELIABILITY_RESULTS"):
+        config.pluginmanager.register(Table(Path(path)))
