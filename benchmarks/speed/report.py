@@ -122,6 +122,20 @@ def settings_table(usual: dict[str, Any], others: dict[str, dict[str, Any]]) -> 
     return table(head, [cells + [""] * (width - len(cells)) for cells in lines])
 
 
+def compile_table(results: dict[str, Any]) -> str:
+    """Eager, compiled, and what compiling takes."""
+    lines = [
+        [
+            row["name"],
+            f"{row['eager']:.3g}",
+            f"{row['compiled']:.3g} (**{row['eager'] / row['compiled']:.2f}x**)",
+            f"{row['compiling']:.0f}",
+        ]
+        for row in results["rows"]
+    ]
+    return table(["", "eager, s", "compiled, s", "compiling, s"], lines)
+
+
 def where(results: dict[str, Any]) -> str:
     """A sentence on the machine."""
     machine = results["machine"]
@@ -171,6 +185,10 @@ def sections(found: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield (
             "### Without the C kernels, and with the stock allocator\n\nBoth sides under the same setting.\n\n"
             + settings_table(found["cpu"], others)
+        )
+    if compiled := found.get("cpu-compile"):
+        yield "### torch.compile\n\nLeast of three, `benchmarks/speed/compile.py`.\n\n" + compile_table(
+            compiled
         )
     for name, title in (
         ("gpu-triton", "with the Triton kernels"),
@@ -229,7 +247,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE, help="folder of the JSON files")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
     options = parser.parse_args()
-    names = ("cpu", "cpu-fast", "cpu-torch", "cpu-stock", "gpu-triton", "gpu-torch", "gpu-fast")
+    names = (
+        "cpu", "cpu-fast", "cpu-torch", "cpu-stock", "cpu-compile", "gpu-triton", "gpu-torch", "gpu-fast",
+    )  # fmt: skip
     found = {
         name: json.loads(path.read_text())
         for name in names

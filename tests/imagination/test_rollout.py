@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iris_wm.imagination.rollout import Imagination, ImaginationConfig, policy_inputs
 from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
 from iris_wm.models.actor_critic import ActorCritic, PolicyState
+from iris_wm.models.autoencoder import Upsample
 
 B = 5
 VARIANTS = {
@@ -155,6 +157,49 @@ def test_new_weights_count_at_once(agent, start):
     assert equal(imagination.imagine(*start, seed=1), before)
 
 
+class _NoWaiting(TorchDispatchMode):
+    """Fails on what would wait for a GPU, or copy from or to the host, and so cannot be in a CUDA graph."""
+
+    WAITING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select", "lift_fresh")
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.name().removeprefix("aten::").split(".")[0]
+        assert name not in self.WAITING, f"{name} waits for the device"
+        if name in ("index", "index_put", "index_put_"):
+            indices = [each for each in arguments[1] if each is not None]
+            assert all(each.dtype != torch.bool for each in indices), f"{name} by a mask waits for the device"
+        return function(*arguments, **(keywords or {}))
+
+
+@torch.no_grad()
+def test_nothing_in_a_rollout_waits_for_the_device(agent, start, monkeypatch):
+    """The part that a CUDA graph records, in plain PyTorch with lengths that only the device knows."""
+    monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
+    monkeypatch.setattr("iris_kernels.reference.decode_chain._length_is_known", lambda tensor: False)
+    monkeypatch.setattr(
+        Upsample,
+        "forward",
+        lambda self, maps: self.conv(torch.nn.functional.interpolate(maps, scale_factor=2.0)),
+    )  # what it does elsewhere than on a CPU
+    imagination = new_imagination(agent, horizon=8)  # longer than the context: it is filled again on the way
+    imagination.token_env.refresh_weights()
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), _NoWaiting():
+        imagination._roll_out(*start, [], None)
+
+
+@torch.no_grad()
+def test_a_graphs_steps_are_those_of_a_cpu(agent, start, monkeypatch):
+    """Lengths unknown to the host and written-over caches change no token."""
+    expected = new_imagination(agent, horizon=8).imagine(*start, seed=4)
+    monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
+    monkeypatch.setattr("iris_kernels.reference.decode_chain._length_is_known", lambda tensor: False)
+    imagination = new_imagination(agent, horizon=8)
+    imagination.imagine(*start, seed=3)  # as a capture's warm-up leaves the cache
+    rollout = imagination.imagine(*start, seed=4)
+    assert torch.equal(rollout.obs_tokens, expected.obs_tokens)
+    assert torch.equal(rollout.actions, expected.actions)
+
+
 @torch.no_grad()
 def test_under_bfloat16_autocast(agent, start):
     """The policy may run in bfloat16, the token environment keeps the dtype of its cache."""
@@ -179,7 +224,6 @@ def test_bfloat16_weights_stay_close_to_float32(agent, start):
         env = TokenEnv(agent.world_model, B, SamplingConfig(temperature=0.0), dtype)
         env.reset(start[0], seed=0)
         steps.append(env.step(torch.zeros(B, dtype=torch.int64), should_return_logits=True))
-        assert env.cache.keys.dtype == torch.float32
     exact, rounded = steps
     assert rounded.reward_logits.dtype == torch.float32
     for name in ("reward_logits", "termination_logits"):
