@@ -56,8 +56,10 @@ class Processes:
         return self._ask(request)["pid"]
 
     def wait(self, pid: int) -> int:
-        """The exit code."""
-        return self._ask({"wait": pid})["code"]
+        """The exit code; `cpu` is the processor time in seconds from then on."""
+        answer = self._ask({"wait": pid})
+        self.cpu = answer["cpu"]
+        return answer["code"]
 
     def run(self, *arguments: Any, hook: dict[str, Any] | None = None) -> Finished:
         """From start to end."""

@@ -3,7 +3,8 @@
     python tests/reliability/fork_server.py
 
 Reads one JSON object a line: {"arguments": [...], "output": FILE, "hook": {...} or null} starts a process and
-answers {"pid": ...}; {"wait": PID} answers {"code": ...}, minus the signal's number for a process that was killed.
+answers {"pid": ...}; {"wait": PID} answers {"code": ..., "cpu": seconds of processor time}, the code being minus the
+signal's number for a process that was killed.
 
 A hook makes the process do something to itself at one place: {"place": ..., "call": N, "what": ..., "note": FILE}.
 The N-th time that the place is reached, what happens is: "SIGTERM", "SIGTERM twice", ... (the time goes to the
@@ -139,8 +140,9 @@ def serve() -> int:
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+            _, status, used = os.wait4(request["wait"], 0)
+            cpu = used.ru_utime + used.ru_stime
+            print(json.dumps({"code": os.waitstatus_to_exitcode(status), "cpu": cpu}), flush=True)
             continue
         pid = os.fork()
         if pid == 0:
