@@ -179,26 +179,33 @@ def _events(qualities: Sequence[DreamQuality], folder: Path) -> Picture:
                         below.plot(
                             [x, x], [measured.auc_low, measured.auc_high], color="#1b1f29", linewidth=1.2
                         )
+                    is_tall = measured.auc > 0.4
                     below.text(
                         x,
-                        0.03,
-                        f"{measured.num_events} events",
+                        0.03 if is_tall else max(measured.auc, measured.auc_high or 0) + 0.03,
+                        _events_in_words(measured.num_events),
                         ha="center",
                         rotation=90,
                         fontsize=8,
-                        color="white",
+                        color="white" if is_tall else "#5d6678",
                     )
             below.axhline(0.5, color="#8a93a5", linestyle="--", linewidth=1)
             below.set_xticks(range(len(ranges)), ranges)
-            below.set(ylim=(0, 1.02), xlabel="dreamed steps", title=f"{event}: AUC")
+            below.set(xlim=(-0.6, len(ranges) - 0.4), ylim=(0, 1.02), xlabel="dreamed steps")
+            below.set_title(f"{event}: AUC", loc="left")
         path = _save(made, folder / "events.png")
     return Picture(
         path,
         "Rewards and ends",
         "Above: of all steps to which the world model gave a probability, how often the event came; on the diagonal "
         "its probabilities are right. Larger dots are of more steps. Below: the probability that a step with the "
-        "event was given more than one without (AUC; 0.5 is guessing), with 95% intervals.",
+        "event was given more than one without (AUC; 0.5 is guessing), with 95% intervals. A handful of events "
+        "says little.",
     )
+
+
+def _events_in_words(count: int) -> str:
+    return f"{count} event" if count == 1 else f"{count} events"
 
 
 def _draw_bins(axes: Axes, measured: EventQuality, color: str, name: str) -> None:
@@ -276,19 +283,23 @@ def _cards(quality: DreamQuality) -> str:
         _at(quality.curves[name], ten) for name in ("token_accuracy", "frame_l1", "still_l1", "objects")
     )
     ends = quality.events["termination"]["all"]
+    is_worse = error is not None and still is not None and error >= still
     cards = [
         card(f"{quality.name}: tokens right", _percent(accuracy), f"after {ten} dreamed steps", "agent"),
         card(
             "Frame error",
             "–" if error is None else f"{error:.4f}",
-            "–" if still is None else f"after {ten} steps; the unmoved start has {still:.4f}",
-            "gain",
+            "–"
+            if still is None
+            else f"after {ten} steps; {'worse than' if is_worse else 'against'} the {still:.4f} "
+            "of the unmoved start",
+            "random" if is_worse else "gain",
         ),
         card("Moving objects kept", _percent(objects), f"at their place after {ten} steps", "human"),
         card(
             "Ends foretold",
             "–" if ends is None or ends.auc is None else f"{ends.auc:.3f}",
-            "AUC over all horizons" + (f", {ends.num_events} ends" if ends else ""),
+            "AUC over all horizons" + (f", {_events_in_words(ends.num_events)}" if ends else ""),
             "random",
         ),
     ]
