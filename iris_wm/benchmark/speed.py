@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import iris_kernels
 import torch
 from rich.console import Console
 
@@ -19,6 +18,7 @@ from iris_wm.benchmark.speed_projection import project
 from iris_wm.benchmark.speed_rows import SIZES, Bench, Sizes, nothing
 from iris_wm.benchmark.timing import REFERENCE, Clock, Row
 from iris_wm.config_file import build_config, read_yaml
+from iris_wm.models.transformer import kernels_in_use
 from iris_wm.run import current_commit
 from iris_wm.training.config import RunConfig
 
@@ -63,8 +63,7 @@ def machine(clock: Clock) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(clock.device) if clock.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "clock": clock.kind,
-        "kernels": iris_kernels.requested_backend(),
-        "has_c_kernels": iris_kernels.has_c_decode_attention(64, torch.float32),
+        **kernels_in_use(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "iris_wm": iris_wm.__version__,

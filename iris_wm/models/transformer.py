@@ -214,3 +214,11 @@ def _packed(weights: list[DecodeWeights], cache: KVCache) -> list[iris_kernels.P
         return None
     layers = [layer.packed for layer in weights if layer.packed and layer.packed.dtype == cache.keys.dtype]
     return layers if len(layers) == len(weights) else None
+
+
+def kernels_in_use() -> dict[str, Any]:
+    """Which kernels were asked for, and whether this CPU has the C ones: for reports of speed."""
+    return {
+        "kernels": iris_kernels.requested_backend(),
+        "has_c_kernels": iris_kernels.has_c_decode_attention(64, torch.float32),
+    }
