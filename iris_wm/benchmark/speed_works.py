@@ -89,7 +89,6 @@ def token_roll_out(agent: Agent, tokens: Tensor, actions: Tensor, dtype: torch.d
 
     def roll_out() -> None:
         with torch.autocast(env.device.type, enabled=False):
-            env.refresh_weights()
             env.reset(tokens, 0)
             for t in range(horizon):
                 env.step(actions[t], should_predict_frame=t + 1 < horizon)

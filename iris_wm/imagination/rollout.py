@@ -101,7 +101,8 @@ class Imagination:
             past: earlier real steps for the world model, oldest first: (obs_tokens (B, K), actions (B,)).
             first_inputs: policy_inputs(obs_tokens), where the caller has them; decoded here otherwise.
         """
-        self.token_env.refresh_weights()
+        if self.token_env.device.type != "cpu":
+            self.token_env.refresh_weights()
         if not self._should_use_cuda_graph:
             self.token_env.seed.fill_(seed)
             return self._roll_out(obs_tokens, state, past or [], first_inputs)

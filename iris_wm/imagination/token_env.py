@@ -99,7 +99,7 @@ class TokenEnv:
         self._past: list[tuple[Tensor, Tensor]] = []
 
     def refresh_weights(self) -> None:
-        """Copy the world model's current weights where the cache's dtype needs copies."""
+        """Copy the world model's current weights where this environment has copies; on a CPU, reset does it."""
         for copy, block in zip(self._layers, self.world_model.transformer.blocks, strict=True):
             copy.refresh(block)
         refresh_grouped(self._ln_out, self.world_model.transformer.ln_out)
@@ -117,6 +117,8 @@ class TokenEnv:
             seed: all later draws depend on it alone.
             past: earlier steps, oldest first: (obs_tokens (B, K), actions (B,)); at most max_past of them count.
         """
+        if self.device.type == "cpu":
+            self.refresh_weights()
         if isinstance(seed, Tensor):
             self.seed.copy_(seed)
         else:

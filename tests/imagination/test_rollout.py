@@ -157,6 +157,27 @@ def test_new_weights_count_at_once(agent, start):
     assert equal(imagination.imagine(*start, seed=1), before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_reset_sees_the_weights_as_they_are(agent, start, dtype):
+    env = TokenEnv(agent.world_model, B, SamplingConfig(temperature=0.0), dtype)
+    actions = torch.zeros(B, dtype=torch.int64)
+
+    def first_logits() -> torch.Tensor:
+        env.reset(start[0], seed=0)
+        logits = env.step(actions, should_return_logits=True).observation_logits
+        assert logits is not None
+        return logits[:, 0]
+
+    weight = agent.world_model.transformer.blocks[0].fc_2.weight
+    before, saved = first_logits(), weight.detach().clone()
+    with torch.no_grad():
+        weight.neg_()
+        after = first_logits()
+        weight.copy_(saved)
+    assert not torch.equal(before, after)
+    assert torch.equal(first_logits(), before)
+
+
 class _NoWaiting(TorchDispatchMode):
     """Fails on what would wait for a GPU, or copy from or to the host, and so cannot be in a CUDA graph."""
 
