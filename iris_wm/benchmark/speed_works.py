@@ -83,7 +83,7 @@ def world_model_update(
 
 
 def token_roll_out(agent: Agent, tokens: Tensor, actions: Tensor, dtype: torch.dtype) -> Work:
-    """Imagined steps in tokens alone: tokens (B, K) to start from, actions (H, B)."""
+    """Imagined steps in tokens alone: tokens (B, K) to start from, actions (H, B). On a GPU one CUDA graph."""
     env = TokenEnv(agent.world_model, len(tokens), SamplingConfig(), dtype)
     horizon = len(actions)
 
@@ -93,7 +93,20 @@ def token_roll_out(agent: Agent, tokens: Tensor, actions: Tensor, dtype: torch.d
             for t in range(horizon):
                 env.step(actions[t], should_predict_frame=t + 1 < horizon)
 
-    return roll_out
+    return _captured(roll_out) if env.device.type == "cuda" else roll_out
+
+
+def _captured(work: Work) -> Work:
+    """The replay of a CUDA graph of the work."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # compile every kernel before the capture
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
 
 
 def imagination(agent: Agent, tokens: Tensor, horizon: int, dtype: torch.dtype) -> Work:
