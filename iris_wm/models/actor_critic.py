@@ -1,5 +1,6 @@
 """The policy and the value: a small CNN on frames, or an embedding of tokens, then an LSTM (IRIS, appendix A.3)."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -58,19 +59,33 @@ class FrameFeatures(nn.Module):
         return maps.flatten(1)
 
 
+class Waves(nn.Module):
+    """Coordinates in [-1, 1] (..., E) -> themselves and their sines and cosines at three frequencies (..., 7 E).
+
+    The levels of a coordinate of fsq codes mean different things; waves let one layer tell neighbouring levels apart.
+    """
+
+    def forward(self, codes: Tensor) -> Tensor:
+        angles = torch.cat([codes * (math.pi * frequency) for frequency in (0.5, 1.0, 2.0)], dim=-1)
+        return torch.cat([codes, angles.sin(), angles.cos()], dim=-1)
+
+
 class TokenFeatures(nn.Module):
     """Each token's code through one small layer, side by side. Codes (B, K, E) -> (B, K token_features)."""
 
     def __init__(self, tokens_per_frame: int, embedding_dim: int, token_features: int) -> None:
         super().__init__()
         self.num_features = tokens_per_frame * token_features
-        # Learned codes have any scale; the few coordinates of fsq codes are already in [-1, 1], and all of them count.
-        self.norm = nn.LayerNorm(embedding_dim) if embedding_dim > 16 else nn.Identity()
-        self.project = nn.Linear(embedding_dim, token_features)
+        # Learned codes have any scale; the few coordinates of fsq codes are already in [-1, 1].
+        is_learned = embedding_dim > 16
+        self.spread = nn.LayerNorm(embedding_dim) if is_learned else Waves()
+        self.project = nn.Linear(embedding_dim if is_learned else 7 * embedding_dim, token_features)
         self.mix = nn.Linear(self.num_features, self.num_features)
+        for layer in (self.project, self.mix):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, codes: Tensor) -> Tensor:
-        features = torch.relu(self.project(self.norm(codes))).flatten(1)
+        features = torch.relu(self.project(self.spread(codes))).flatten(1)
         return torch.relu(self.mix(features))
 
 

@@ -1,0 +1,193 @@
+"""What a choice of tokenizer or world model is worth: the same random play, the same number of steps, held-out loss.
+
+    python benchmarks/learning/before_after.py configs/demo.yaml --output benchmarks/learning/assault.json
+
+Every variant changes one thing more than the one before. Reported of held-out frames:
+  pixels        mean absolute error of reconstructions, in [0, 1]
+  moving        the same over pixels that differ from the median frame by more than 0.1
+  noise         H(token | square of the frame), nats: how much a token tells of anything but its own square
+  next frame    cross-entropy of the next frame's tokens, nats a token
+  frame error   mean absolute error of the likeliest next frame, decoded: comparable between tokenizers
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iris_wm.config_file import apply_overrides, build_config, read_yaml
+from iris_wm.data.episode import to_frame
+from iris_wm.envs import make_env
+from iris_wm.losses.tokenizer import tokenizer_loss
+from iris_wm.losses.world_model import world_model_loss
+from iris_wm.models.tokenizer import Tokenizer
+from iris_wm.models.world_model import WorldModel
+from iris_wm.run import current_commit
+from iris_wm.training.config import RunConfig
+from iris_wm.training.module import build_optimizer
+
+LOCAL, QUERIES, START = (
+    "tokenizer.autoencoder.has_local_encoder",
+    "world_model.queries",
+    "world_model.initialization",
+)
+VARIANTS = {
+    "as in the paper": [f"{LOCAL}=false", f"{QUERIES}=learned", f"{START}=gpt2"],
+    "+ local encoder": [f"{LOCAL}=true", f"{QUERIES}=learned", f"{START}=gpt2"],
+    "+ queries of the current step": [f"{LOCAL}=true", f"{QUERIES}=current_step", f"{START}=gpt2"],
+    "+ initialization by width": [f"{LOCAL}=true", f"{QUERIES}=current_step", f"{START}=width"],
+}
+
+
+def play(config: RunConfig, num_steps: int) -> dict[str, Tensor]:
+    """Random play, actions held for 1 to max_action_hold steps: frames, actions, rewards, ends."""
+    env, rng = make_env(config.env), np.random.default_rng(0)
+    columns: dict[str, list] = {"frames": [], "actions": [], "rewards": [], "ends": []}
+    observation, _ = env.reset(seed=0)
+    hold = 0
+    for _ in range(num_steps):
+        if hold == 0:
+            action = int(rng.integers(env.action_space.n))
+            hold = int(rng.integers(config.collection.max_action_hold)) + 1
+        hold -= 1
+        columns["frames"].append(to_frame(observation))
+        observation, reward, terminated, truncated, _ = env.step(action)
+        for name, value in (("actions", action), ("rewards", float(reward)), ("ends", terminated)):
+            columns[name].append(value)
+        if terminated or truncated:
+            observation, _ = env.reset()
+    env.close()
+    frames = torch.stack(columns.pop("frames"))
+    return {"frames": frames} | {name: torch.tensor(values) for name, values in columns.items()}
+
+
+def train(network: torch.nn.Module, config: RunConfig, name: str, num_steps: int, loss) -> float:
+    """num_steps of AdamW on loss(generator); processor seconds."""
+    optimizer, generator = build_optimizer(network, getattr(config.training, name)), torch.Generator()
+    began = time.process_time()
+    for step in range(num_steps):
+        value = torch.stack(list(loss(generator.manual_seed(step)).values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimizer.step()
+    return time.process_time() - began
+
+
+def entropy(labels: Tensor) -> float:
+    """nats"""
+    counts = torch.unique(labels, return_counts=True)[1].double()
+    return -(counts / counts.sum() * (counts / counts.sum()).log()).sum().item()
+
+
+def measure(
+    config: RunConfig, data: dict[str, Tensor], steps: tuple[int, int], known: dict
+) -> dict[str, float]:
+    """One variant. known: tokenizers already trained, by their config."""
+    split, key = int(0.8 * len(data["frames"])), repr(config.tokenizer)
+    held_out = data["frames"][split:]
+    if key not in known:
+        torch.manual_seed(0)
+        tokenizer = Tokenizer(config.tokenizer)
+        if config.tokenizer.has_background:
+            tokenizer.set_background(data["frames"][:500])
+
+        def tokenizer_losses(generator: torch.Generator) -> dict[str, Tensor]:
+            rows = torch.randint(split, (config.training.tokenizer.batch_size,), generator=generator)
+            frames = data["frames"][rows]
+            return tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), config.losses.tokenizer)
+
+        seconds = train(tokenizer, config, "tokenizer", steps[0], tokenizer_losses)
+        tokenizer.eval()
+        tokens = torch.cat([tokenizer.encode(part) for part in data["frames"].split(100)])
+        known[key] = tokenizer, tokens, seconds
+    tokenizer, tokens, seconds = known[key]
+    torch.manual_seed(0)
+    num_actions, length = int(data["actions"].max()) + 1, config.world_model.context_steps
+    size = tokenizer.quantizer.codebook_size
+    world_model = WorldModel(config.world_model, size, tokens.shape[1], num_actions)
+
+    def segments(generator: torch.Generator, first: int, last: int, num: int) -> Tensor:
+        return torch.randint(first, last - length, (num, 1), generator=generator) + torch.arange(length)
+
+    def world_model_losses(generator: torch.Generator) -> dict[str, Tensor]:
+        rows = segments(generator, 0, split, config.training.world_model.batch_size)
+        ends = data["ends"][rows]
+        is_real = ends.long().cumsum(1) - ends.long() == 0
+        output = world_model(tokens[rows], data["actions"][rows])
+        losses = config.losses.world_model
+        return world_model_loss(
+            world_model, output, tokens[rows], data["rewards"][rows], ends, is_real, losses
+        )
+
+    wm_seconds = train(world_model, config, "world_model", steps[1], world_model_losses)
+    world_model.eval()
+    rows = segments(torch.Generator().manual_seed(10**6), split, len(tokens), 100)
+    rows = rows[data["ends"][rows][:, :-1].sum(1) == 0]
+    with torch.no_grad():
+        output = world_model(tokens[rows], data["actions"][rows])
+        wanted, labels = world_model.observation_targets(tokens[rows])
+        logits = output.observation_logits[:, wanted]
+        # Only the last frame: of it alone every way to predict has seen all the steps before.
+        logits, labels = logits[:, -tokens.shape[1] :], labels[:, -tokens.shape[1] :]
+        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).item()
+        real = data["frames"][rows[:, -1]].float() / 255
+        frame_error = (tokenizer.decode(logits.argmax(-1)) - real).abs().mean().item()
+        truth = held_out.float() / 255
+        errors = torch.cat([tokenizer.reconstruct(part) for part in held_out.split(100)]) - truth
+        background = (data["frames"][::8].float() / 255).median(0).values
+        moving = ((truth - background).abs().amax(1, keepdim=True) > 0.1).expand_as(errors)
+    side = config.tokenizer.autoencoder.latent_resolution
+    pixels = held_out.shape[-1] // side
+    squares = held_out.unfold(2, pixels, pixels).unfold(3, pixels, pixels).permute(0, 2, 3, 1, 4, 5)
+    place = torch.arange(side**2).repeat(len(held_out))  # a background differs from place to place
+    which = torch.unique(squares.flatten(3).flatten(0, 2), dim=0, return_inverse=True)[1] * side**2 + place
+    return {
+        "pixels": errors.abs().mean().item(),
+        "moving": errors.abs()[moving].mean().item(),
+        "noise": entropy(which * size + tokens[split:].flatten()) - entropy(which),
+        "next frame": nats,
+        "frame error": frame_error,
+        "tokenizer CPU s": seconds,
+        "world model CPU s": wm_seconds,
+    }
+
+
+def main() -> None:
+    """Measure all variants, print them as a table, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument(
+        "--env-steps", type=int, default=2000, help="of random play; the last fifth is held out"
+    )
+    parser.add_argument("--tokenizer-steps", type=int, default=400)
+    parser.add_argument("--world-model-steps", type=int, default=600)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("overrides", nargs="*", help="key=value, for all variants")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    base = build_config(RunConfig, apply_overrides(read_yaml(options.config), options.overrides))
+    data, known, results = play(base, options.env_steps), {}, {}
+    for name, changes in VARIANTS.items():
+        mapping = apply_overrides(read_yaml(options.config), [*options.overrides, *changes])
+        config = build_config(RunConfig, mapping)
+        steps = options.tokenizer_steps, options.world_model_steps
+        results[name] = measure(config, data, steps, known)
+        print(
+            f"{name:32}", "  ".join(f"{key} {value:.4g}" for key, value in results[name].items()), flush=True
+        )
+    values = {key: value for key, value in vars(options).items() if key != "output"}
+    values["config"] = str(options.config)
+    about = {"torch": torch.__version__, "processor": platform.processor(), "commit": current_commit()}
+    options.output.write_text(
+        json.dumps({"options": values, "machine": about, "variants": results}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
