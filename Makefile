@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/pip install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RUN ?= runs/demo
 
-.PHONY: demo test check bench bench-kernels test-gpu test-slow test-reliability notebooks docs
+.PHONY: demo test check bench bench-kernels test-gpu test-slow test-reliability test-learning notebooks docs
 
 demo: .venv/installed
 	$(BIN)/iris-wm fit --config configs/demo.yaml --run $(RUN)
@@ -36,6 +36,10 @@ test-reliability: .venv/installed-test
 	  IRIS_RELIABILITY_EPOCHS=200 IRIS_RELIABILITY_FLIPS=1000000 IRIS_RELIABILITY_CUTS=20 \
 	  $(PYTEST) -v --durations=40 --timeout 3600 \
 	  tests/test_bad_inputs.py tests/security tests/checkpoint tests/reliability
+
+# Three seeds on the game for tests, and what must not learn: half an hour on two cores.
+test-learning: .venv/installed-test
+	$(PYTEST) -s -n 2 --dist load tests/learning
 
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
