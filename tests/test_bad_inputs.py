@@ -54,7 +54,7 @@ def place(tiny_run, tmp_path_factory) -> Path:
         data[-1] ^= 1
         weights.write_bytes(data)
     (folder / "utf16.yaml").write_bytes("seed: 1\n".encode("utf-16"))
-    (folder / "latin.yaml").write_bytes(b"# caf\xe9\nseed: 1\n")
+    (folder / "latin.yaml").write_bytes(b"# \xfc\nseed: 1\n")
     (folder / "leads nowhere").symlink_to("no such folder")
     edited = folder / "edited config"
     shutil.copytree(folder / "run", edited)
