@@ -223,7 +223,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     bars.axvline(1, color="black", linewidth=0.8)
     bars.set_xlabel("times as fast as the eager reference")
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in COLORS.values()]
-    bars.legend(handles, list(COLORS), fontsize=8, loc="lower right")
+    bars.legend(handles, list(COLORS), fontsize=8, loc="upper right")
     titles = {"batch": "batch", "horizon": "horizon, steps", "context": "context, steps (training)"}
     for i, (name, label) in enumerate(titles.items()):
         axes = figure.add_subplot(grid[i, 1])

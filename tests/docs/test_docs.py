@@ -86,6 +86,9 @@ NOT_RUN = {
     "python examples/*": "tests/examples runs both, shortened",
     "benchmarks/speed/gpu.sh": "needs a GPU",
     "make test-reliability": "an hour; make test runs its short form",
+    "make test-learning": "an hour",
+    "python benchmarks/*": "minutes to hours of measuring",
+    "benchmarks/atari100k/*": "hours on a GPU; its rehearsal takes minutes and kills processes",
 }
 
 
