@@ -168,6 +168,7 @@ def test_tests_mirror_the_package():
     assert folders <= {
         *TABLE,
         "kernels",
+        "learning",
         "reliability",
         "security",
         "notebooks",
