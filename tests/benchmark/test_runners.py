@@ -102,6 +102,7 @@ def test_a_job_is_not_run_twice_at_once(make_plan: MakePlan):
     wait_for(lambda: first.poll() is None and first.pid is not None)
     second = run_job(plan.jobs[0], plan, Limits(lock_wait=0.3))
     assert second.reason == "another process is running this job"
+    wait_for(lambda: inspect(plan.jobs[0], plan).state is State.HALF_DONE)
     first.stop()
     quick = make_plan("--step-seconds", "0.5")
     assert inspect(plan.jobs[0], quick).state is State.HALF_DONE

@@ -46,7 +46,9 @@ def test_nothing_grows(tiny_config, tmp_path, record_property):
     assert process.returncode == 0
     record_property("tried", EPOCHS)
     for name, allowed in {"memory": 1.03, "threads": 1.0, "files": 1.0, "folder": 1.05}.items():
-        before, after = (max(each[name] for each in part) for part in samples.values())
+        # The folder between saves: how much of a save in progress a sample meets is chance.
+        extreme = min if name == "folder" else max
+        before, after = (extreme(each[name] for each in part) for part in samples.values())
         print(f"{name}: {before:.1f}, then {after:.1f}")
         assert after <= allowed * before + (2 if name == "files" else 0), name
 
