@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from iris_wm.config_file import build_config, read_yaml
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.evaluation.result import human_normalized_or_none, load_result
+from iris_wm.report import summarize_returns
 from iris_wm.training.config import RunConfig
 from iris_wm.visualization.curves import read_metrics
 
@@ -27,11 +28,10 @@ KEPT = (
 )
 
 
-def interval(values: list[float], num_draws: int = 10_000) -> tuple[float, float]:
+def interval(returns: list[float]) -> tuple[float, float]:
     """95% percentile bootstrap of the mean."""
-    draws = np.random.default_rng(0).choice(values, (num_draws, len(values)))
-    low, high = np.percentile(draws.mean(1), [2.5, 97.5])
-    return float(low), float(high)
+    summary = summarize_returns(returns)
+    return summary.low, summary.high
 
 
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}

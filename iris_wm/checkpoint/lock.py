@@ -33,11 +33,9 @@ class RunLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = describe_holder(os.pread(descriptor, 1000, 0))
+            content = os.pread(descriptor, 1000, 0)
             os.close(descriptor)
-            raise RunInUse(
-                f"run folder {self.path.parent} is in use by {holder}; stop it, or use another folder"
-            ) from None
+            raise in_use(self.path.parent, content) from None
         except OSError as error:
             os.close(descriptor)
             raise ResourceError(f"{self.path}: this file system cannot lock: {error.strerror}") from None
@@ -70,13 +68,14 @@ class RunLock:
             self._descriptor = None
 
 
-def describe_holder(content: bytes) -> str:
-    """Who holds the lock, from what they wrote into it."""
+def in_use(folder: str | Path, content: bytes) -> RunInUse:
+    """What to raise about a folder whose lock is held, from what the holder wrote into it."""
     try:
-        holder = json.loads(content)
-        return f"process {int(holder['pid'])} on host {holder['host']} since {holder['since']}"
+        told = json.loads(content)
+        holder = f"process {int(told['pid'])} on host {told['host']} since {told['since']}"
     except (ValueError, KeyError, TypeError):
-        return "another process"
+        holder = "another process"
+    return RunInUse(f"run folder {folder} is in use by {holder}; stop it, or use another folder")
 
 
 def _close_in_child() -> None:

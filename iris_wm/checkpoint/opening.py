@@ -5,8 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from iris_wm.checkpoint.errors import ResourceError, RunInUse
-from iris_wm.checkpoint.lock import describe_holder
+from iris_wm.checkpoint.errors import ResourceError
+from iris_wm.checkpoint.lock import in_use
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = "lock"
@@ -47,10 +47,7 @@ def refuse_in_use(path: str | Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = describe_holder(os.pread(descriptor, 1000, 0))
-        raise RunInUse(
-            f"run folder {os.path.abspath(path)} is in use by {holder}; stop it, or use another folder"
-        ) from None
+        raise in_use(os.path.abspath(path), os.pread(descriptor, 1000, 0)) from None
     except OSError:
         return
     finally:
