@@ -108,8 +108,8 @@ def measure(
         known[key] = tokenizer, tokens, seconds
     tokenizer, tokens, seconds = known[key]
     torch.manual_seed(0)
-    num_actions, length = int(data["actions"].max()) + 1, config.world_model.context_steps
-    size = tokenizer.quantizer.codebook_size
+    num_actions, length = int(data["actions"].max()) + 1, config.world_model.segment_steps
+    seen, size = config.world_model.context_steps, tokenizer.quantizer.codebook_size
     world_model = WorldModel(config.world_model, size, tokens.shape[1], num_actions)
 
     def segments(generator: torch.Generator, first: int, last: int, num: int) -> Tensor:
@@ -119,7 +119,7 @@ def measure(
         rows = segments(generator, 0, split, config.training.world_model.batch_size)
         ends = data["ends"][rows]
         is_real = ends.long().cumsum(1) - ends.long() == 0
-        output = world_model(tokens[rows], data["actions"][rows])
+        output = world_model(tokens[rows[:, :seen]], data["actions"][rows[:, :seen]])
         losses = config.losses.world_model
         return world_model_loss(
             world_model, output, tokens[rows], data["rewards"][rows], ends, is_real, losses
@@ -130,7 +130,7 @@ def measure(
     rows = segments(torch.Generator().manual_seed(10**6), split, len(tokens), 100)
     rows = rows[data["ends"][rows][:, :-1].sum(1) == 0]
     with torch.no_grad():
-        output = world_model(tokens[rows], data["actions"][rows])
+        output = world_model(tokens[rows[:, :seen]], data["actions"][rows[:, :seen]])
         wanted, labels = world_model.observation_targets(tokens[rows])
         logits = output.observation_logits[:, wanted]
         # Only the last frame: of it alone every way to predict has seen all the steps before.

@@ -34,7 +34,7 @@ def play(config: RunConfig, num_steps: int, seed: int) -> list[Episode]:
     while (left := num_steps - sum(map(len, episodes))) > 0:
         episodes.append(play_episode(None, env, num_steps=left, seed=seed + len(episodes)))
     env.close()
-    return [episode for episode in episodes if len(episode) > config.world_model.context_steps + 2]
+    return [episode for episode in episodes if len(episode) > config.world_model.segment_steps + 2]
 
 
 def fill(episodes: list[Episode]) -> Replay:
@@ -76,12 +76,13 @@ def train_world_model(
     torch.manual_seed(2)
     started = time.process_time()
     for _ in range(updates):
-        length = config.world_model.context_steps
+        length = config.world_model.segment_steps
         indices, is_real = replay.sample_indices(
             config.training.world_model.batch_size, length, generator, from_start=True
         )
         segment = replay.gather(indices, is_real)
-        output = model(tokens[indices], segment.actions)
+        seen = config.world_model.context_steps
+        output = model(tokens[indices[:, :seen]], segment.actions[:, :seen])
         losses = world_model_loss(
             model, output, tokens[indices], segment.rewards, segment.terminations, segment.is_real,
             config.losses.world_model,

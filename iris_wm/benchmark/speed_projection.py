@@ -22,7 +22,7 @@ def frames_a_segment(config: RunConfig, num_frames: int = 50_000) -> dict[str, f
     A batch draws frames at random, so of num_frames in the replay an epoch's D draws touch about
     num_frames (1 - exp(-D / num_frames)) different ones; each is computed once, for both networks that learn from it.
     """
-    training, steps = config.training, config.world_model.context_steps
+    training, steps = config.training, config.world_model.segment_steps
     segments = {
         name: getattr(training, name).steps_per_epoch * getattr(training, name).batch_size
         for name in ("world_model", "actor_critic")

@@ -38,13 +38,20 @@ def world_model_loss(
         world_model: which knows which row predicts which token.
         output: of WorldModel.forward.
         obs_tokens: (B, T, K) int64. rewards: (B, T) float, their sign is learned. terminations: (B, T) bool.
-        is_real: (B, T) bool, False where padded.
+        is_real: (B, T) bool, False where padded. In parallel prediction these may have one step more than the output
+            has seen; only its frame is learned.
         config: weights of rare events.
     """
     config = config or WorldModelLossConfig()
     rows, labels = world_model.observation_targets(obs_tokens.masked_fill(~is_real.unsqueeze(-1), IGNORED))
     summed = F.cross_entropy(
         output.observation_logits[:, rows].flatten(0, 1).float(), labels.flatten(), reduction="sum"
+    )
+    num_steps = output.reward_logits.shape[1]
+    rewards, terminations, is_real = (
+        rewards[:, :num_steps],
+        terminations[:, :num_steps],
+        is_real[:, :num_steps],
     )
     # In a small batch every piece may be a single step, whose next frame is not known.
     observation_loss = summed / (labels != IGNORED).sum().clamp_min(1)

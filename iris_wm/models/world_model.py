@@ -58,6 +58,12 @@ class WorldModelConfig:
         """Whether a frame is predicted in one pass."""
         return self.prediction == "parallel"
 
+    @property
+    def segment_steps(self) -> int:
+        """Steps of a segment to learn from: the context, and in parallel prediction one more, whose frame is what the
+        last step's queries are to predict. Untrained, they would spoil every dream that fills its context."""
+        return self.context_steps + int(self.is_parallel)
+
 
 class WorldModelOutput(NamedTuple):
     """hidden (B, S, C); observation_logits (B, T K, V); reward_logits (B, T, 3); termination_logits (B, T, 2)."""
@@ -163,10 +169,11 @@ class WorldModel(nn.Module):
     def observation_targets(self, obs_tokens: Tensor) -> tuple[slice, Tensor]:
         """Which rows of observation_logits have a label within the segment, and the labels.
 
-        obs_tokens (B, T, K) (or anything of that shape) -> slice of rows, labels (B, rows).
+        obs_tokens (B, T, K) (or anything of that shape) -> slice of rows, labels (B, rows). In parallel prediction the
+        segment may have one step more than forward has seen.
         """
-        skipped = self.layout.tokens_per_frame if self.config.is_parallel else 1
-        return slice(None, -skipped), obs_tokens.flatten(1)[:, skipped:]
+        labels = obs_tokens.flatten(1)[:, self.layout.tokens_per_frame if self.config.is_parallel else 1 :]
+        return slice(labels.shape[1]), labels
 
 
 def _initialize_gpt2(module: nn.Module) -> None:

@@ -59,7 +59,7 @@ class BatchSampler:
         if component == "tokenizer":
             return self.replay.sample_indices(training.tokenizer.batch_size, 1, generator)
         if component == "world_model":
-            length = self.config.world_model.context_steps
+            length = self.config.world_model.segment_steps
             return self.replay.sample_indices(training.world_model.batch_size, length, generator)
         length = self.config.imagination.burn_in + 1
         return self.replay.sample_indices(

@@ -101,7 +101,8 @@ class IrisModule(pl.LightningModule):
         assert self.token_cache is not None
         obs_tokens = self.token_cache.obs_tokens(segment.frame_indices)
         world_model = self.agent.world_model
-        output = world_model(obs_tokens, segment.actions)
+        num_steps = self.config.world_model.context_steps
+        output = world_model(obs_tokens[:, :num_steps], segment.actions[:, :num_steps])
         return world_model_loss(
             world_model,
             output,

@@ -116,7 +116,7 @@ def test_frames_a_segment(tiny_run):
     config = tiny_run()
     few = frames_a_segment(config, num_frames=10_000_000)  # hardly any frame is drawn twice
     training = config.training
-    steps, seen = config.world_model.context_steps, config.imagination.burn_in + 1
+    steps, seen = config.world_model.segment_steps, config.imagination.burn_in + 1
     draws = training.world_model.batch_size * steps + training.actor_critic.batch_size * seen
     segments = training.world_model.batch_size + training.actor_critic.batch_size
     assert few["encode"] == pytest.approx(draws / segments, rel=1e-3)

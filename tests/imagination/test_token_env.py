@@ -6,6 +6,7 @@ import torch
 
 from iris_wm.imagination import token_env
 from iris_wm.imagination.token_env import SamplingConfig, TokenEnv, max_past
+from iris_wm.losses.world_model import world_model_loss
 from iris_wm.models.world_model import WorldModel, WorldModelConfig
 
 K, V, A, CONTEXT, B = 4, 13, 3, 5, 3
@@ -317,6 +318,34 @@ def test_weights_in_bfloat16_are_refreshed(world_model):
     low, high = (each.step(actions, should_return_logits=True) for each in (env, exact))
     scale = high.reward_logits.abs().max()
     assert (low.reward_logits - high.reward_logits).abs().max() < 0.1 * scale
+
+
+def test_what_was_learned_holds_at_every_step_of_the_context(mode):
+    """Every token grows by the action + 1: learned from segments, then asked after 0, 1, ... past steps."""
+    torch.manual_seed(0)
+    config = WorldModelConfig(2, 2, 32, CONTEXT, dropout=0.0, initialization="width", **MODES[mode])
+    world_model = WorldModel(config, V, K, A)
+    optimizer = torch.optim.Adam(world_model.parameters(), 1e-2)
+
+    def segments(num_steps: int, num: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+        actions = torch.randint(A, (num, num_steps))
+        grown = (actions + 1).cumsum(1) - (actions + 1)
+        return (torch.randint(V, (num, 1, K)) + grown[..., None]) % V, actions
+
+    for _ in range(300):
+        tokens, actions = segments(config.segment_steps)
+        output = world_model(tokens[:, :CONTEXT], actions[:, :CONTEXT])
+        zeros = torch.zeros(actions.shape)
+        losses = world_model_loss(world_model, output, tokens, zeros, zeros.bool(), zeros == 0)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    for num_past in range(max_past(config) + 1):
+        tokens, actions = segments(num_past + 2)
+        env = TokenEnv(world_model.eval(), len(tokens), SamplingConfig(temperature=0.0))
+        env.reset(tokens[:, num_past], 0, [(tokens[:, t], actions[:, t]) for t in range(num_past)])
+        step = env.step(actions[:, num_past])
+        assert (step.obs_tokens == tokens[:, num_past + 1]).float().mean() > 0.9, num_past
 
 
 def test_max_past():

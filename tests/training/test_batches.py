@@ -77,6 +77,8 @@ def test_lengths_and_padding_as_in_iris(tiny_run, replay):
     assert segments.is_real[:, 0].all()
     assert not segments.is_real.all()
     assert (segments.is_real.int().diff(dim=1) <= 0).all()
+    parallel = BatchSampler(tiny_run("world_model.prediction=parallel"), replay)
+    assert parallel.sample(Step(1, "world_model", 0, 2)).is_real.shape[1] == 5  # the last step's queries, too
     burn_in = sampler.sample(Step(1, "actor_critic", 0, 2))
     assert burn_in.is_real.shape == (64, 3)
     assert burn_in.is_real[:, -1].all()
