@@ -183,6 +183,9 @@ def _fit(options: argparse.Namespace, overrides: list[str]) -> int:
     for file in files:
         mapping = merge(mapping, read_yaml(file))
     mapping = apply_overrides(mapping, overrides)
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):  # Lightning reads them when it is imported
+        if not (value := os.environ.get(name, "0")).isdecimal():
+            raise ValueError(f"environment variable {name}: got {value!r}, expected an integer; or unset it")
     is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # the one that locks, where several train
     if is_first_process and not options.print_config:
         refuse_in_use(options.run)

@@ -337,6 +337,13 @@ def test_commands(place, capsys, command, expected, words):
     assert not (place / "t").exists() or not any((place / "t").iterdir())
 
 
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_a_rank_that_is_none(place, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setenv(name, "x")
+    code, text = call(["fit", "--config", f"{place}/tiny.yaml", "--run", str(tmp_path / "run")], capsys)
+    check(code, 2, text, [name, "'x'", "expected an integer"])
+
+
 def test_a_folder_that_cannot_be_written(place, tmp_path, capsys):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
