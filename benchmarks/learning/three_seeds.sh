@@ -1,0 +1,26 @@
+#!/bin/sh
+# Three seeds of a config, two at a time on one thread each; then the final games, the quality of the dreams, and one
+# picture with its JSON. After any interruption the same command goes on.
+#
+#   benchmarks/learning/three_seeds.sh configs/demo.yaml assault
+#   benchmarks/learning/three_seeds.sh configs/catch.yaml catch
+#
+# A third and further arguments are overrides of the config.
+set -eu
+config=$1 name=$2
+shift 2
+iris=${IRIS_WM:-.venv/bin/iris-wm} python=${PYTHON:-.venv/bin/python}
+one() {
+  run=runs/$name/seed-$1
+  shift
+  "$iris" fit --config "$config" --run "$run" --seed "${run##*-}" --trainer.num_threads 1 "$@" --quiet
+  "$iris" evaluate "$run" --episodes 32
+  "$iris" evaluate-dream "$run" --episodes 4 --starts 64
+}
+export OMP_NUM_THREADS=1
+one 0 "$@" & first=$!
+one 1 "$@"
+wait "$first"
+one 2 "$@"
+"$python" benchmarks/learning/curves.py runs/"$name"/seed-0 runs/"$name"/seed-1 runs/"$name"/seed-2 \
+  --output benchmarks/learning/"$name"
