@@ -40,6 +40,7 @@ class IrisModule(pl.LightningModule):
         self.imagination: Imagination | None = None
         self.metrics: dict[str, float] = {}
         self.segment: Segment | None = None
+        self._measured: dict[str, Tensor] = {}  # scalars of this step, read from the device with its losses
         self._imagination_is_finite = torch.tensor(True)
         losses = config.losses.tokenizer
         # In a list, so that its frozen weights are no part of the module's state.
@@ -78,6 +79,7 @@ class IrisModule(pl.LightningModule):
         assert self.sampler is not None
         losses: Callable[[Segment, Step], dict[str, Tensor]] = getattr(self, f"_{batch.component}_losses")
         self.segment = self.sampler.sample(batch)
+        self._measured = {}
         self._optimize(batch, losses(self.segment, batch))
 
     def _tokenizer_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
@@ -94,7 +96,7 @@ class IrisModule(pl.LightningModule):
             )
         with torch.no_grad():
             used, perplexity = codebook_usage(output.obs_tokens, tokenizer.quantizer.codebook_size)
-            self.metrics |= {"tokenizer/codes_used": used.item(), "tokenizer/perplexity": perplexity.item()}
+            self._measured = {"codes_used": used, "perplexity": perplexity}
         return losses
 
     def _world_model_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
@@ -161,10 +163,10 @@ class IrisModule(pl.LightningModule):
         losses = {name: loss.where(rollout.is_finite, math.nan) for name, loss in losses.items()}
         with torch.no_grad():
             alive = (rollout.terminations.cumsum(1) - rollout.terminations.long() == 0).float()
-            self.metrics |= {
-                "actor_critic/imagined_return": (rollout.rewards * alive).sum(1).mean().item(),
-                "actor_critic/imagined_length": alive.sum(1).mean().item(),
-                "actor_critic/value": output.values.mean().item(),
+            self._measured = {
+                "imagined_return": (rollout.rewards * alive).sum(1).mean(),
+                "imagined_length": alive.sum(1).mean(),
+                "value": output.values.mean(),
             }
         return losses
 
@@ -184,8 +186,12 @@ class IrisModule(pl.LightningModule):
             if parameter.grad is not None
         }
         grad_norm = nn.utils.get_total_norm(gradients.values())
-        values = torch.stack([*losses.values(), grad_norm]).detach().tolist()
-        for name, value in zip([*losses, "grad_norm"], values, strict=True):
+        checked = {**losses, "grad_norm": grad_norm}
+        scalars = {**checked, **self._measured}
+        numbers = torch.stack([scalar.detach().float() for scalar in scalars.values()]).tolist()
+        values = dict(zip(scalars, numbers, strict=True))
+        for name in checked:
+            value = values[name]
             if not math.isfinite(value):
                 weight, gradient = _first_bad(network.named_parameters()), _first_bad(gradients.items())
                 tensor = f"{component}/{name}"
@@ -199,8 +205,8 @@ class IrisModule(pl.LightningModule):
                 raise NumericFailure(
                     f"{component}: {name} is {value}{detail} at {where}; no weight was changed", tensor=tensor
                 )
-            self.metrics[f"{component}/{name}"] = value
-        self.metrics[f"{component}/loss"] = sum(values[:-1])
+        self.metrics |= {f"{component}/{name}": value for name, value in values.items()}
+        self.metrics[f"{component}/loss"] = sum(values[name] for name in losses)
         nn.utils.clip_grads_with_norm_(network.parameters(), limit, grad_norm)
         optimizer.step()
 
