@@ -63,7 +63,7 @@ def main() -> None:
             for name, curve in metrics.items()
             if name in KEPT
         }
-        seeds.append({"seed": result.seed, "mean": result.mean_return, "returns": list(result.returns),
+        seeds.append({"seed": result.seed, "mean": result.evaluation.mean_return, "returns": list(result.evaluation.returns),
                       "device_hours": result.device_hours, "curves": curves})  # fmt: skip
     means = [seed["mean"] for seed in seeds]
     summary = {

@@ -77,7 +77,7 @@ WRITTEN = {
     "iris-wm benchmark speed": "speed.json",
 }
 NOT_RUN = {
-    "make demo": "ten minutes; the commands that it consists of are run",
+    "make demo": "twenty minutes; the commands that it consists of are run",
     "make test": "this is it",
     "pip install *": "changes the environment",
     ".venv/bin/pip install *": "changes the environment",
@@ -85,9 +85,10 @@ NOT_RUN = {
     "ssh *": "needs another machine",
     "python examples/*": "tests/examples runs both, shortened",
     "benchmarks/speed/gpu.sh": "needs a GPU",
-    "make test-reliability": "an hour; make test runs its short form",
+    "make test-reliability": "40 minutes; make test runs its short form",
     "make test-learning": "an hour",
     "python benchmarks/*": "minutes to hours of measuring",
+    "benchmarks/learning/three_seeds.sh *": "up to an hour; the commands that it consists of are run",
     "benchmarks/atari100k/*": "hours on a GPU; its rehearsal takes minutes and kills processes",
 }
 

@@ -176,9 +176,9 @@ def test_frames_come_at_the_speed_asked_for(served):
         assert next_text(tab, "state")["frames_per_second"] == 20
         next_frame(tab)
         started = time.perf_counter()
-        for _ in range(20):
+        for _ in range(40):  # two seconds' worth; on a busy machine a few wait already when the clock starts
             next_frame(tab)
-        assert 0.85 < time.perf_counter() - started < 1.6
+        assert 1.6 < time.perf_counter() - started < 4
 
 
 def test_a_tab_that_shows_nothing_gets_no_more_than_a_few_frames(served):
