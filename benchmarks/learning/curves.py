@@ -63,7 +63,8 @@ def main() -> None:
             for name, curve in metrics.items()
             if name in KEPT
         }
-        seeds.append({"seed": result.seed, "mean": result.evaluation.mean_return, "returns": list(result.evaluation.returns),
+        played = result.evaluation
+        seeds.append({"seed": result.seed, "mean": played.mean_return, "returns": list(played.returns),
                       "device_hours": result.device_hours, "curves": curves})  # fmt: skip
     means = [seed["mean"] for seed in seeds]
     summary = {
