@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from iris_kernels.cpu_kernels import decode_attention as c_attention
 from iris_kernels.cpu_kernels import group_norm_silu as c_norm
 from iris_kernels.cpu_kernels import library
+from iris_kernels.cpu_kernels import sample_tokens as c_sampler
 from iris_kernels.reference import decode_chain as reference
+from iris_kernels.reference import head_sample
 from torch import Tensor
 
 needs_compiler = pytest.mark.skipif(
@@ -113,11 +115,43 @@ def test_group_norm_silu(channels: int, num_groups: int, height: int, width: int
 
 @needs_compiler
 @torch.no_grad()
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("codes", [1, 2, 3, 17, 63, 64, 65, 512, 4096])
+def test_sample_tokens(codes: int, temperature: float) -> None:
+    """The same draws; only where two codes are equal but for rounding may it take the other."""
+    logits = 3 * torch.randn(100, codes)
+    for seed, step, stream in ((7, 0, 0), (-5, 2**33 + 1, 3), (2**62, 2**40, 65535)):
+        seeds, steps = torch.tensor([seed]), torch.tensor([step])
+        assert c_sampler.is_available(logits, temperature, 0, 1.0)
+        tokens = iris_kernels.sample_tokens(logits, seeds, steps, temperature, stream=stream)
+        noise = head_sample.gumbel_noise(100, codes, seeds, steps, stream)
+        sums = logits / temperature + noise
+        torch.testing.assert_close(sums.gather(1, tokens[:, None])[:, 0], sums.amax(1), atol=1e-5, rtol=1e-6)
+
+
+@needs_compiler
+@torch.no_grad()
+def test_sample_tokens_where_numbers_are_missing() -> None:
+    one = torch.tensor([1])
+    logits = torch.full((4, 70), float("-inf"))
+    logits[0] = float("nan")
+    logits[1, 69] = 0.0
+    logits[2, ::2] = float("nan")
+    logits[2, 7] = 100.0
+    tokens = iris_kernels.sample_tokens(logits, one, one)
+    assert tokens[1:3].tolist() == [69, 7]
+    assert ((tokens >= 0) & (tokens < 70)).all()
+    assert iris_kernels.sample_tokens(logits[:0], one, one).shape == (0,)
+
+
+@needs_compiler
+@torch.no_grad()
 def test_the_number_of_threads_changes_no_bit() -> None:
     x = torch.randn(4, 64, 8, 8)
     qkv, caches = attention_inputs(64, 33, 60, torch.float32)
     at = torch.tensor([60], dtype=torch.int32)
     results = []
+    number = torch.tensor([1])
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
@@ -126,12 +160,12 @@ def test_the_number_of_threads_changes_no_bit() -> None:
             mixed = iris_kernels.decode_attention(
                 qkv, caches[0].clone(), caches[1].clone(), at, num_heads=HEADS, num_context=17
             )
-            results.append((normed, mixed))
+            results.append((normed, mixed, iris_kernels.sample_tokens(x.flatten(1), number, number)))
     finally:
         torch.set_num_threads(before)
-    for normed, mixed in results[1:]:
-        assert torch.equal(normed, results[0][0])
-        assert torch.equal(mixed, results[0][1])
+    for result in results[1:]:
+        for got, wanted in zip(result, results[0], strict=True):
+            assert torch.equal(got, wanted)
 
 
 @needs_compiler
@@ -181,6 +215,9 @@ def test_sizes_without_a_kernel() -> None:
     assert not c_attention.is_available(64, torch.float16)
     one = torch.ones(24)
     assert not c_norm.is_available(torch.ones(1, 24, 2, 2), one, one, 2)
+    assert not c_sampler.is_available(one[None], 0.0, 0, 1.0)
+    assert not c_sampler.is_available(one[None], 1.0, 5, 1.0)
+    assert not c_sampler.is_available(one[None].double(), 1.0, 0, 1.0)
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/cc", "false"])
@@ -190,6 +227,8 @@ def test_without_a_compiler_everything_runs_in_pytorch(compiler: str, tmp_path) 
         "assert not iris_kernels.has_c_decode_attention(16, torch.float32)\n"
         "x = torch.randn(1, 32, 2, 2)\n"
         "out = iris_kernels.group_norm_silu(x, torch.ones(32), torch.zeros(32), 16)\n"
+        "one = torch.tensor([1])\n"
+        "with torch.no_grad(): assert iris_kernels.sample_tokens(x[0, :, 0], one, one).shape == (32,)\n"
         "assert torch.isfinite(out).all() and library.problem()"
     )
     environment = {"CC": compiler, library.CACHE_VARIABLE: str(tmp_path), "PATH": "/usr/bin:/bin"}

@@ -64,3 +64,21 @@ static inline vec exponential(vec x) {
     p = p * (r * r) + r + 1.0f;
     return p * (vec)((__builtin_convertvector(k, ivec) + 127) << 23);
 }
+
+/* Natural logarithm of positive normal x, to 2e-7: x = 2^k m with m in [sqrt(1/2), sqrt(2)), then a polynomial (Cephes). */
+static inline vec logarithm(vec x) {
+    ivec bits = (ivec)x - 0x3f3504f3; /* sqrt(1/2) */
+    vec k = __builtin_convertvector(bits >> 23, vec);
+    vec r = (vec)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f;
+    vec p = all(7.0376836292e-2f);
+    p = p * r - 1.1514610310e-1f;
+    p = p * r + 1.1676998740e-1f;
+    p = p * r - 1.2420140846e-1f;
+    p = p * r + 1.4249322787e-1f;
+    p = p * r - 1.6668057665e-1f;
+    p = p * r + 2.0000714765e-1f;
+    p = p * r - 2.4999993993e-1f;
+    p = p * r + 3.3333331174e-1f;
+    vec square = r * r;
+    return (r * square * p - k * 2.12194440e-4f - 0.5f * square) + r + k * 0.693359375f;
+}

@@ -5,7 +5,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from iris_kernels.backend import runs_eagerly, shape_error, use_triton
+from iris_kernels.backend import runs_eagerly, shape_error, use_c, use_triton
+from iris_kernels.cpu_kernels import sample_tokens as c_kernel
 from iris_kernels.reference import head_sample as reference
 
 MAXIMUM_WIDTH = 512
@@ -172,6 +173,8 @@ def sample_tokens(
         and runs_eagerly(logits)
         and not use_triton("sample_tokens", logits.device, _sample_problem(logits))
     ):
+        if use_c(logits.device) and c_kernel.is_available(logits, temperature, top_k, top_p):
+            return c_kernel.launch(logits, seed, step, temperature, stream)
         run = reference.sample_tokens  # type: ignore[assignment]
     return run(logits, seed, step, float(temperature), top_k, float(top_p), stream)
 

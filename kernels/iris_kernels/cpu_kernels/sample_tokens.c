@@ -1,0 +1,60 @@
+/* A token a row: the code with the largest logits + Gumbel noise, by the Philox 4x32-10 of philox.py.
+
+   16 counters run side by side; each gives the four numbers of four neighbouring codes. */
+
+#include "vectors.h"
+
+#define ROUNDS 10
+#define CODES (4 * LANES)
+
+typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint64_t long_words __attribute__((vector_size(8 * LANES), aligned(8)));
+
+static inline words high_half(long_words product) { return __builtin_convertvector(product >> 32, words); }
+static inline words low_half(long_words product) { return __builtin_convertvector(product, words); }
+
+/* The words of 16 counters (first + lane, c1, c2, c3): word w of lane i goes to out[4 i + w]. */
+static inline void philox(uint64_t key, uint32_t first, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t *out) {
+    words counter[4] = {{0}, c1 - (words){0}, c2 - (words){0}, c3 - (words){0}};
+    for (int i = 0; i < LANES; i++) counter[0][i] = first + i;
+    uint32_t key_low = (uint32_t)key, key_high = (uint32_t)(key >> 32);
+    for (int round = 0; round < ROUNDS; round++) {
+        long_words a = __builtin_convertvector(counter[0], long_words) * 0xD2511F53ul;
+        long_words b = __builtin_convertvector(counter[2], long_words) * 0xCD9E8D57ul;
+        counter[0] = high_half(b) ^ counter[1] ^ key_low;
+        counter[2] = high_half(a) ^ counter[3] ^ key_high;
+        counter[1] = low_half(b);
+        counter[3] = low_half(a);
+        key_low += 0x9E3779B9u;
+        key_high += 0xBB67AE85u;
+    }
+    for (int i = 0; i < LANES; i++)
+        for (int w = 0; w < 4; w++) out[4 * i + w] = counter[w][i];
+}
+
+/* logits (rows, codes), multiplied by `scale` -> tokens (rows,), the first of equals. */
+void sample_tokens(const float *logits, int64_t *tokens, long num_rows, int num_codes, float scale, uint64_t seed,
+                   uint64_t step, int stream, int num_threads) {
+    uint32_t step_low = (uint32_t)step, step_high = (uint32_t)(step >> 32 & 0xffff) + ((uint32_t)stream << 16);
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (long row = 0; row < num_rows; row++) {
+        const float *from = logits + row * num_codes;
+        float best = -INFINITY;
+        int token = 0;
+        for (int code = 0; code < num_codes; code += CODES) {
+            uint32_t bits[CODES];
+            float sums[CODES];
+            philox(seed, code / 4, (uint32_t)row, step_low, step_high, bits);
+            int num = num_codes - code < CODES ? num_codes - code : CODES;
+            for (int i = 0; i < CODES; i += LANES) {
+                ivec upper = (ivec)(*(words *)(bits + i) >> 9);
+                vec uniform = (__builtin_convertvector(upper, vec) + 0.5f) * 0x1p-23f;
+                store_float(sums + i, -logarithm(-logarithm(uniform)));
+            }
+            for (int i = 0; i < num; i++) sums[i] += from[code + i] * scale;
+            for (int i = 0; i < num; i++)
+                if (sums[i] > best) best = sums[i], token = code + i;
+        }
+        tokens[row] = token;
+    }
+}
