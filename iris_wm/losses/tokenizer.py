@@ -22,7 +22,8 @@ class TokenizerLossConfig:
     max_pixel: float = 0.01
     """Mean over frames of the worst pixel's squared error: keeps small objects alive (delta-IRIS)."""
     moving_pixels: float = 0.0
-    """Mean squared error over pixels unlike the average frame of the batch, on top: what moves in the game."""
+    """Mean squared error over pixels unlike the batch's median frame, on top: what moves in the game. Every frame
+    counts the same: one where everything changes, a flash, does not drown the small objects of all others."""
     perceptual: Literal["none", "lpips"] = "none"
     """lpips needs perceptual_weights and the extra iris-wm[perceptual]."""
     perceptual_weights: str = ""
@@ -60,9 +61,9 @@ def tokenizer_loss(
     if config.max_pixel:
         pixel = pixel + config.max_pixel * errors.square().flatten(1).amax(1).mean()
     if config.moving_pixels:
-        moving = (targets - targets.mean(0, keepdim=True)).abs().amax(1, keepdim=True) > 0.1
-        weighted = (errors.square() * moving).sum() / (3 * moving.sum()).clamp_min(1)
-        pixel = pixel + config.moving_pixels * weighted
+        moving = (targets - targets.median(0, keepdim=True).values).abs().amax(1) > 0.1
+        squares = (errors.square().mean(1) * moving).sum((1, 2)) / moving.sum((1, 2)).clamp_min(1)
+        pixel = pixel + config.moving_pixels * squares.mean()
     losses["reconstruction_loss"] = pixel
     if perceptual is not None:
         losses["perceptual_loss"] = perceptual(output.reconstructions, targets)

@@ -37,8 +37,8 @@ def output(targets) -> TokenizerOutput:
         ({"l1": 1.0}, (0.5 + 3 * 1.0) / 24),
         ({"l2": 1.0}, (0.25 + 3 * 1.0) / 24),
         ({"max_pixel": 1.0}, (0.25 + 1.0) / 2),
-        # Only the bright pixel differs from the batch's average frame, in both frames: 2 pixels, 6 numbers.
-        ({"moving_pixels": 1.0}, 3 * 1.0 / 6),
+        # Only the bright pixel differs from the median frame (of two, the darker), and only in its own frame.
+        ({"moving_pixels": 1.0}, (0.0 + 1.0) / 2),
         ({"l1": 2.0, "l2": 3.0}, 2 * 3.5 / 24 + 3 * 3.25 / 24),
         ({}, 0.0),
     ],
@@ -54,6 +54,18 @@ def test_where_nothing_moves_there_is_no_moving_term(output, targets):
     config = TokenizerLossConfig(**ZEROS, moving_pixels=1.0)
     still = targets[:1].expand(2, -1, -1, -1)
     assert tokenizer_loss(output, still, config)["reconstruction_loss"].item() == 0
+
+
+def test_a_flash_counts_no_more_than_a_small_object():
+    """Three black frames, one of them with an object of one pixel; in the fourth everything is white."""
+    targets = -torch.ones(4, 3, 4, 4)
+    targets[1, :, 0, 0] = 1.0
+    targets[3] = 1.0
+    blind = TokenizerOutput(
+        torch.zeros(4, 4, 1, 1), torch.zeros(4, 1), -torch.ones_like(targets), torch.tensor(0.0)
+    )
+    loss = tokenizer_loss(blind, targets, TokenizerLossConfig(**ZEROS, moving_pixels=1.0))
+    assert loss["reconstruction_loss"].item() == pytest.approx((4.0 + 4.0) / 4)
 
 
 def test_perceptual_term_is_named(output, targets):
