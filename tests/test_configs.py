@@ -59,6 +59,7 @@ PUBLISHED: dict[str, Any] = {
     "imagination.burn_in": 20,
     "imagination.context": "frame",
     "imagination.temperature": 1.0,
+    "imagination.rewards": "sampled",
     "collection.env_steps_per_epoch": 200,
     "collection.first_epoch_env_steps": 200,
     "collection.num_envs": 1,
@@ -72,6 +73,9 @@ PUBLISHED: dict[str, Any] = {
     "training.tokenizer.start_after_epoch": 5,
     "training.tokenizer.steps_per_epoch": 200,
     "training.tokenizer.first_epoch_steps": 0,
+    "training.tokenizer.final_learning_rate": 0.0,
+    "training.world_model.final_learning_rate": 0.0,
+    "training.actor_critic.final_learning_rate": 0.0,
     "training.tokenizer.batch_size": 256,
     "training.tokenizer.learning_rate": 1e-4,
     "training.tokenizer.max_grad_norm": 10.0,
@@ -150,7 +154,7 @@ def test_the_papers_preset_holds_the_published_values():
 def test_the_papers_preset_writes_every_published_value_out():
     """A reader of the file sees the whole recipe, and a changed default cannot change it."""
     missing = PUBLISHED.keys() - flat(read_yaml(PAPER)).keys()
-    beyond_the_paper = ("first_epoch_steps", "moving_pixels", "weight_decay")
+    beyond_the_paper = ("first_epoch_steps", "final_learning_rate", "moving_pixels", "weight_decay")
     assert [key for key in missing if not key.endswith(beyond_the_paper)] == []
 
 

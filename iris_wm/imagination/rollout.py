@@ -27,6 +27,9 @@ class ImaginationConfig:
     """When the context is full. restart: forget all but the current frame (the paper's). slide: keep the last half."""
     temperature: float = 1.0
     """Of the world model's draws."""
+    rewards: Literal["sampled", "expected"] = "sampled"
+    """What the policy is given. sampled: -1, 0 or 1, as drawn (the paper's). expected: the mean of the distribution,
+    from which rare rewards are learned without the noise of the draws."""
 
     def __post_init__(self) -> None:
         for name, least in (("horizon", 2), ("burn_in", 0)):
@@ -41,7 +44,7 @@ class Rollout:
     """B roll-outs of H steps; row t holds what the policy saw, what it did, and what that brought.
 
     inputs: (B, H, 3, R, R) float in [0, 1], or codes (B, H, K, E), as the policy takes them.
-    obs_tokens: (B, H, K) int64. actions: (B, H) int64. rewards: (B, H) float32. terminations: (B, H) bool.
+    obs_tokens: (B, H, K) int64. actions: (B, H) int64. rewards: (B, H) float32, -1 to 1. terminations: (B, H) bool.
     state: the policy's memory before the first step. is_finite: () bool, whether every logit that the actions,
     rewards and terminations were drawn from is; of a NaN the draws would show nothing.
     """
@@ -173,7 +176,11 @@ class Imagination:
                 step = env.step(actions, should_predict_frame=t + 1 < self.config.horizon)
             for logits in (output.action_logits, step.reward_logits, step.termination_logits):
                 is_finite = is_finite & torch.isfinite(logits).all()
-            row = (inputs, obs_tokens, actions, step.rewards, step.terminations)
+            rewards = step.rewards
+            if self.config.rewards == "expected":
+                probabilities = step.reward_logits.float().softmax(-1)
+                rewards = probabilities[:, 2] - probabilities[:, 0]
+            row = (inputs, obs_tokens, actions, rewards, step.terminations)
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
             obs_tokens = step.obs_tokens

@@ -31,6 +31,8 @@ class OptimizationConfig:
     """Frames for the tokenizer, segments for the others."""
     learning_rate: float = 1e-4
     """Of AdamW."""
+    final_learning_rate: float = 0.0
+    """Of the last epoch of num_epochs, reached in equal steps an epoch; 0: learning_rate throughout."""
     max_grad_norm: float = 10.0
     """Gradients longer than this are scaled down to it."""
     weight_decay: float = 0.0
@@ -45,8 +47,9 @@ class OptimizationConfig:
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"weight_decay: got {self.weight_decay}, expected a finite number >= 0")
+        for name in ("final_learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number >= 0")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,11 @@ from iris_wm.losses.world_model import world_model_loss
 from iris_wm.models.quantizer import codebook_usage
 from iris_wm.training.batches import BatchSampler, Step
 from iris_wm.training.config import OptimizationConfig, RunConfig
-from iris_wm.training.schedule import NETWORKS
+from iris_wm.training.schedule import NETWORKS, learning_rate
 from iris_wm.training.token_cache import TokenCache
+
+# Scalars by name: the losses, whose sum is minimised, and what else is logged.
+LossesAndMeasures = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class IrisModule(pl.LightningModule):
@@ -40,7 +43,6 @@ class IrisModule(pl.LightningModule):
         self.imagination: Imagination | None = None
         self.metrics: dict[str, float] = {}
         self.segment: Segment | None = None
-        self._measured: dict[str, Tensor] = {}  # scalars of this step, read from the device with its losses
         self._imagination_is_finite = torch.tensor(True)
         losses = config.losses.tokenizer
         # In a list, so that its frozen weights are no part of the module's state.
@@ -77,12 +79,11 @@ class IrisModule(pl.LightningModule):
         place = f"{batch.component} step {batch.epoch} rank {self.global_rank}"
         torch.manual_seed(stream_seed(self.config.seed, place, batch.index))
         assert self.sampler is not None
-        losses: Callable[[Segment, Step], dict[str, Tensor]] = getattr(self, f"_{batch.component}_losses")
+        learn: Callable[[Segment, Step], LossesAndMeasures] = getattr(self, f"_{batch.component}_losses")
         self.segment = self.sampler.sample(batch)
-        self._measured = {}
-        self._optimize(batch, losses(self.segment, batch))
+        self._optimize(batch, *learn(self.segment, batch))
 
-    def _tokenizer_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
+    def _tokenizer_losses(self, segment: Segment, batch: Step) -> LossesAndMeasures:
         frames = segment.frames.flatten(0, 1)
         tokenizer = self.agent.tokenizer
         output = tokenizer(frames)
@@ -96,16 +97,15 @@ class IrisModule(pl.LightningModule):
             )
         with torch.no_grad():
             used, perplexity = codebook_usage(output.obs_tokens, tokenizer.quantizer.codebook_size)
-            self._measured = {"codes_used": used, "perplexity": perplexity}
-        return losses
+        return losses, {"codes_used": used, "perplexity": perplexity}
 
-    def _world_model_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
+    def _world_model_losses(self, segment: Segment, batch: Step) -> LossesAndMeasures:
         assert self.token_cache is not None
         obs_tokens = self.token_cache.obs_tokens(segment.frame_indices)
         world_model = self.agent.world_model
         num_steps = self.config.world_model.context_steps
         output = world_model(obs_tokens[:, :num_steps], segment.actions[:, :num_steps])
-        return world_model_loss(
+        losses = world_model_loss(
             world_model,
             output,
             obs_tokens,
@@ -114,8 +114,9 @@ class IrisModule(pl.LightningModule):
             segment.is_real,
             self.config.losses.world_model,
         )
+        return losses, {}
 
-    def _actor_critic_losses(self, segment: Segment, batch: Step) -> dict[str, Tensor]:
+    def _actor_critic_losses(self, segment: Segment, batch: Step) -> LossesAndMeasures:
         assert self.token_cache is not None
         actor_critic, config = self.agent.actor_critic, self.config.imagination
         indices, is_real = segment.frame_indices, segment.is_real
@@ -163,14 +164,14 @@ class IrisModule(pl.LightningModule):
         losses = {name: loss.where(rollout.is_finite, math.nan) for name, loss in losses.items()}
         with torch.no_grad():
             alive = (rollout.terminations.cumsum(1) - rollout.terminations.long() == 0).float()
-            self._measured = {
+            measures = {
                 "imagined_return": (rollout.rewards * alive).sum(1).mean(),
                 "imagined_length": alive.sum(1).mean(),
                 "value": output.values.mean(),
             }
-        return losses
+        return losses, measures
 
-    def _optimize(self, batch: Step, losses: dict[str, Tensor]) -> None:
+    def _optimize(self, batch: Step, losses: dict[str, Tensor], measures: dict[str, Tensor]) -> None:
         """Backward, check, clip, step. Nothing is applied unless every number is finite."""
         component = batch.component
         where = f"epoch {batch.epoch}, step {batch.index}"
@@ -178,7 +179,7 @@ class IrisModule(pl.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         loss = torch.stack(list(losses.values())).sum()
         self.manual_backward(loss)
-        limit = getattr(self.config.training, component).max_grad_norm
+        training = getattr(self.config.training, component)
         network: nn.Module = getattr(self.agent, component)
         gradients = {
             name: parameter.grad
@@ -187,7 +188,7 @@ class IrisModule(pl.LightningModule):
         }
         grad_norm = nn.utils.get_total_norm(gradients.values())
         checked = {**losses, "grad_norm": grad_norm}
-        scalars = {**checked, **self._measured}
+        scalars = {**checked, **measures}  # read from the device all at once
         numbers = torch.stack([scalar.detach().float() for scalar in scalars.values()]).tolist()
         values = dict(zip(scalars, numbers, strict=True))
         for name in checked:
@@ -207,7 +208,9 @@ class IrisModule(pl.LightningModule):
                 )
         self.metrics |= {f"{component}/{name}": value for name, value in values.items()}
         self.metrics[f"{component}/loss"] = sum(values[name] for name in losses)
-        nn.utils.clip_grads_with_norm_(network.parameters(), limit, grad_norm)
+        nn.utils.clip_grads_with_norm_(network.parameters(), training.max_grad_norm, grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, batch.epoch, self.config.training.num_epochs)
         optimizer.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -30,6 +30,15 @@ def num_training_steps(config: OptimizationConfig, epoch: int) -> int:
     return config.steps_per_epoch
 
 
+def learning_rate(config: OptimizationConfig, epoch: int, num_epochs: int) -> float:
+    """Of a network in an epoch, counted from 1, of a run of num_epochs."""
+    if not config.final_learning_rate:
+        return config.learning_rate
+    first = config.start_after_epoch + 1
+    done = min(max(0, epoch - first) / max(1, num_epochs - first), 1.0)
+    return config.learning_rate + done * (config.final_learning_rate - config.learning_rate)
+
+
 def num_collection_steps(config: RunConfig, epoch: int) -> int:
     """Environment steps of an epoch, counted from 1."""
     if epoch > config.collection.stop_after_epoch:

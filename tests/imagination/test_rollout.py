@@ -56,6 +56,24 @@ def test_shapes_and_dtypes(agent, start):
     assert not rollout.inputs.requires_grad
 
 
+def test_expected_rewards_are_the_means_of_what_is_drawn(agent, start):
+    """Averaged over many draws of the same steps; nothing else of the roll-out changes."""
+    expected = new_imagination(agent, rewards="expected").imagine(*start, seed=0)
+    sampled = new_imagination(agent).imagine(*start, seed=0)
+    for name in ("inputs", "obs_tokens", "actions", "terminations"):
+        assert torch.equal(getattr(expected, name), getattr(sampled, name))
+    draws = torch.stack([new_imagination(agent, 2).imagine(*start, seed=seed).rewards for seed in range(300)])
+    means = torch.stack(
+        [
+            new_imagination(agent, 2, rewards="expected").imagine(*start, seed=seed).rewards
+            for seed in range(300)
+        ]
+    )
+    assert means.unique().numel() > 3
+    assert means.abs().max() < 1
+    assert (draws.mean(0) - means.mean(0)).abs().max() < 5 / 300**0.5
+
+
 @torch.no_grad()
 def test_recomputed_logits_and_values_are_those_used_while_acting(agent, start, monkeypatch):
     used = []

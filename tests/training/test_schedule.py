@@ -4,7 +4,13 @@ import pytest
 
 from iris_wm.training.batches import EpochSteps, Step
 from iris_wm.training.config import OptimizationConfig, RunConfig
-from iris_wm.training.schedule import Phase, num_collection_steps, num_training_steps, phases
+from iris_wm.training.schedule import (
+    Phase,
+    learning_rate,
+    num_collection_steps,
+    num_training_steps,
+    phases,
+)
 
 PAPER = RunConfig()
 COLLECT = Phase("collection", 4)  # 200 steps in chunks of 50
@@ -47,6 +53,16 @@ def test_the_papers_totals():
 def test_the_first_epoch_of_a_network_may_be_longer():
     config = OptimizationConfig(start_after_epoch=2, steps_per_epoch=5, first_epoch_steps=50)
     assert [num_training_steps(config, epoch) for epoch in range(1, 6)] == [0, 0, 50, 5, 5]
+
+
+def test_the_learning_rate_goes_to_its_final_value_in_equal_steps():
+    config = OptimizationConfig(start_after_epoch=1, learning_rate=0.5, final_learning_rate=0.1)
+    rates = [learning_rate(config, epoch, 6) for epoch in range(1, 8)]
+    assert rates == pytest.approx([0.5, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1])
+    assert learning_rate(OptimizationConfig(learning_rate=0.5), 600, 600) == 0.5
+    assert (
+        learning_rate(OptimizationConfig(final_learning_rate=0.1), 1, 1) == 1e-4
+    )  # one epoch: there is no way to go
 
 
 def test_collection_in_chunks(tiny_run):
