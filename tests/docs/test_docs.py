@@ -53,7 +53,7 @@ ADDED = {
     " --training.world_model.first_epoch_steps 1 --training.world_model.batch_size 2 --world_model.num_layers 1"
     " --quiet",
     "iris-wm fit --run": "",
-    "iris-wm fit --run runs/demo --training.num_epochs 40": "--training.num_epochs 3",
+    "iris-wm fit --run runs/demo --training.num_epochs 60": "--training.num_epochs 3",
     "iris-wm evaluate": "--episodes 1",
     "iris-wm dream": "--steps 4",
     "iris-wm report": "--episodes 1",
