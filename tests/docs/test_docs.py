@@ -53,7 +53,7 @@ ADDED = {
     " --training.world_model.first_epoch_steps 1 --training.world_model.batch_size 2 --world_model.num_layers 1"
     " --quiet",
     "iris-wm fit --run": "",
-    "iris-wm fit --run runs/demo --training.num_epochs 60": "--training.num_epochs 3",
+    "iris-wm fit --run runs/demo --training.num_epochs 40": "--training.num_epochs 3",
     "iris-wm evaluate": "--episodes 1",
     "iris-wm dream": "--steps 4",
     "iris-wm report": "--episodes 1",
@@ -77,7 +77,7 @@ WRITTEN = {
     "iris-wm benchmark speed": "speed.json",
 }
 NOT_RUN = {
-    "make demo": "half an hour; the commands that it consists of are run",
+    "make demo": "a quarter of an hour; the commands that it consists of are run",
     "make test": "this is it",
     "pip install *": "changes the environment",
     ".venv/bin/pip install *": "changes the environment",
@@ -86,7 +86,7 @@ NOT_RUN = {
     "python examples/*": "tests/examples runs both, shortened",
     "benchmarks/speed/gpu.sh": "needs a GPU",
     "make test-reliability": "40 minutes; make test runs its short form",
-    "make test-learning": "an hour",
+    "make test-learning": "a quarter of an hour",
     "python benchmarks/*": "minutes to hours of measuring",
     "benchmarks/learning/three_seeds.sh *": "up to an hour; the commands that it consists of are run",
     "benchmarks/atari100k/*": "hours on a GPU; its rehearsal takes minutes and kills processes",
