@@ -37,7 +37,7 @@ test-reliability: .venv/installed-test
 	  $(PYTEST) -v --durations=40 --timeout 3600 \
 	  tests/test_bad_inputs.py tests/security tests/checkpoint tests/reliability
 
-# Three seeds on the game for tests, and what must not learn: a quarter of an hour on two cores.
+# Three seeds on the game for tests, and what must not learn.
 test-learning: .venv/installed-test
 	$(PYTEST) -s -n 2 --dist load tests/learning
 

@@ -86,7 +86,7 @@ NOT_RUN = {
     "python examples/*": "tests/examples runs both, shortened",
     "benchmarks/speed/gpu.sh": "needs a GPU",
     "make test-reliability": "40 minutes; make test runs its short form",
-    "make test-learning": "a quarter of an hour",
+    "make test-learning": "six trainings of minutes each",
     "python benchmarks/*": "minutes to hours of measuring",
     "benchmarks/learning/three_seeds.sh *": "up to an hour; the commands that it consists of are run",
     "benchmarks/atari100k/*": "hours on a GPU; its rehearsal takes minutes and kills processes",

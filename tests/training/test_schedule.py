@@ -60,9 +60,8 @@ def test_the_learning_rate_goes_to_its_final_value_in_equal_steps():
     rates = [learning_rate(config, epoch, 6) for epoch in range(1, 8)]
     assert rates == pytest.approx([0.5, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1])
     assert learning_rate(OptimizationConfig(learning_rate=0.5), 600, 600) == 0.5
-    assert (
-        learning_rate(OptimizationConfig(final_learning_rate=0.1), 1, 1) == 1e-4
-    )  # one epoch: there is no way to go
+    one_epoch = OptimizationConfig(final_learning_rate=0.1)
+    assert learning_rate(one_epoch, 1, 1) == one_epoch.learning_rate
 
 
 def test_collection_in_chunks(tiny_run):
