@@ -3,7 +3,7 @@
 # picture with its JSON. After any interruption the same command goes on.
 #
 #   benchmarks/learning/three_seeds.sh configs/demo.yaml assault
-#   benchmarks/learning/three_seeds.sh configs/catch.yaml catch
+#   SEEDS="3 4 5" benchmarks/learning/three_seeds.sh configs/catch.yaml catch
 #
 # A third and further arguments are overrides of the config.
 set -eu
@@ -18,9 +18,13 @@ one() {
   "$iris" evaluate-dream "$run" --episodes 4 --starts 64
 }
 export OMP_NUM_THREADS=1
-one 0 "$@" & first=$!
-one 1 "$@"
-wait "$first"
-one 2 "$@"
-"$python" benchmarks/learning/curves.py runs/"$name"/seed-0 runs/"$name"/seed-1 runs/"$name"/seed-2 \
-  --output benchmarks/learning/"$name"
+runs='' earlier=''
+for seed in ${SEEDS:-0 1 2}; do
+  one "$seed" "$@" & latest=$!
+  runs="$runs runs/$name/seed-$seed"
+  [ -z "$earlier" ] || wait "$earlier"
+  earlier=$latest
+done
+wait "$earlier"
+# shellcheck disable=SC2086
+"$python" benchmarks/learning/curves.py $runs --output benchmarks/learning/"$name"

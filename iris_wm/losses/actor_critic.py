@@ -18,8 +18,10 @@ class ActorCriticLossConfig:
     """0: one-step returns; 1: whole imagined returns."""
     entropy_weight: float = 0.001
     """Of the policy's entropy, which keeps it from settling too early."""
-    return_normalization: Literal["none", "batch"] = "none"
-    """batch: advantages divided by the spread (95th - 5th percentile, at least 1) of the batch's returns."""
+    return_normalization: Literal["none", "batch", "deviation"] = "none"
+    """batch: advantages divided by the spread (95th - 5th percentile, at least 1) of the batch's returns.
+    deviation: advantages and value errors divided by the standard deviation of the batch's advantages (at least
+    0.001), so that returns far below 1 are not drowned by the entropy."""
     stop_at_termination: bool = False
     """Leave imagined steps after a termination out of the loss; the paper keeps them."""
 
@@ -65,9 +67,13 @@ def actor_critic_loss(
     with torch.no_grad():
         returns = lambda_returns(rewards, values, terminations, config.gamma, config.lambda_)[:, :-1]
         advantages = returns - values[:, :-1]
+        value_scale = advantages.new_tensor(1.0)
         if config.return_normalization == "batch":
             low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95]))
             advantages = advantages / (high - low).clamp_min(1.0)
+        elif config.return_normalization == "deviation":
+            value_scale = advantages.std().clamp_min(1e-3)
+            advantages = advantages / value_scale
         weights = torch.ones_like(returns)
         if config.stop_at_termination:
             ended_before = terminations[:, :-1].cumsum(1) - terminations[:, :-1].long()
@@ -80,5 +86,5 @@ def actor_critic_loss(
     return {
         "policy_loss": -(taken * advantages * weights).sum(),
         "entropy_loss": -config.entropy_weight * (entropy * weights).sum(),
-        "value_loss": (squared * weights).sum(),
+        "value_loss": (squared * weights).sum() / value_scale.square(),
     }

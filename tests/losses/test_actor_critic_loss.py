@@ -114,6 +114,33 @@ def test_return_normalization(rollout, scale):
     assert spread > 10 or scale == 1.0
 
 
+@pytest.mark.parametrize("scale", [0.03, 100.0])
+def test_deviation_makes_the_loss_blind_to_the_rewards_scale(rollout, scale):
+    """By the advantages' deviation, both terms: of the plain loss, and of rewards and values in another unit."""
+    plain = actor_critic_loss(**rollout, config=ActorCriticLossConfig())
+    config = ActorCriticLossConfig(return_normalization="deviation")
+    normalized = actor_critic_loss(**rollout, config=config)
+    scaled = {**rollout, "rewards": rollout["rewards"] * scale, "values": rollout["values"] * scale}
+    for name, value in actor_critic_loss(**scaled, config=config).items():
+        assert value.item() == pytest.approx(normalized[name].item(), rel=1e-4), name
+    returns = lambda_returns(
+        rollout["rewards"], rollout["values"], rollout["terminations"], config.gamma, config.lambda_
+    )[:, :-1]
+    deviation = (returns - rollout["values"][:, :-1]).std().item()
+    assert normalized["policy_loss"].item() == pytest.approx(plain["policy_loss"].item() / deviation, rel=1e-4)
+    assert normalized["value_loss"].item() == pytest.approx(plain["value_loss"].item() / deviation**2, rel=1e-4)
+    assert torch.equal(normalized["entropy_loss"], plain["entropy_loss"])
+
+
+def test_a_rollout_without_news_moves_nothing(rollout):
+    """All advantages zero: the least deviation keeps the loss finite."""
+    zeros = {name: torch.zeros_like(rollout[name]) for name in ("rewards", "values")}
+    losses = actor_critic_loss(
+        **{**rollout, **zeros}, config=ActorCriticLossConfig(return_normalization="deviation")
+    )
+    assert losses["policy_loss"] == 0 and losses["value_loss"] == 0
+
+
 def test_returns_carry_no_gradient(rollout):
     """The value learns towards a fixed return, and the policy's term moves no value."""
     values = rollout["values"].clone().requires_grad_()
