@@ -1,6 +1,6 @@
 """What a choice of tokenizer or world model is worth: the same random play, the same number of steps, held-out loss.
 
-    python benchmarks/learning/before_after.py configs/demo.yaml --output benchmarks/learning/assault.json
+    python benchmarks/learning/before_after.py configs/demo.yaml --output freeway.json
 
 Every variant changes one thing more than the one before. Reported of held-out frames:
   pixels        mean absolute error of reconstructions, in [0, 1]

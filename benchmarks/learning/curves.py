@@ -1,6 +1,6 @@
 """Several seeds of one game: real and imagined returns over training, the final scores, one picture and one JSON.
 
-    python benchmarks/learning/curves.py runs/assault/runs/* --output benchmarks/learning/assault
+    python benchmarks/learning/curves.py runs/freeway/seed-* --output benchmarks/learning/freeway
 
 reads each run's metrics.csv and result.json (written by `iris-wm evaluate` or `iris-wm benchmark atari100k`).
 """

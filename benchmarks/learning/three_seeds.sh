@@ -2,7 +2,7 @@
 # Three seeds of a config, two at a time on one thread each; then the final games, the quality of the dreams, and one
 # picture with its JSON. After any interruption the same command goes on.
 #
-#   benchmarks/learning/three_seeds.sh configs/demo.yaml assault
+#   benchmarks/learning/three_seeds.sh configs/demo.yaml freeway
 #   SEEDS="3 4 5" benchmarks/learning/three_seeds.sh configs/catch.yaml catch
 #
 # A third and further arguments are overrides of the config.

@@ -102,7 +102,7 @@ def step(optimizer: torch.optim.Optimizer, losses: dict[str, torch.Tensor]) -> N
 def main() -> None:
     """Train both, judge both, write one file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/demo.yaml")
+    parser.add_argument("--config", default="configs/assault.yaml")
     parser.add_argument("--env-steps", type=int, default=2000)
     parser.add_argument("--updates", type=int, default=200, help="of each world model, and of the tokenizer")
     parser.add_argument("--starts", type=int, default=48)

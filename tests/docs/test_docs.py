@@ -51,6 +51,7 @@ ADDED = {
     "iris-wm fit --config": "--training.num_epochs 1 --collection.first_epoch_env_steps 20 --trainer.num_threads 1"
     " --training.tokenizer.first_epoch_steps 1 --training.tokenizer.batch_size 2"
     " --training.world_model.first_epoch_steps 1 --training.world_model.batch_size 2 --world_model.num_layers 1"
+    " --training.actor_critic.first_epoch_steps 1"
     " --quiet",
     "iris-wm fit --run": "",
     "iris-wm fit --run runs/demo --training.num_epochs 40": "--training.num_epochs 3",
