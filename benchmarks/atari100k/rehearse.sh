@@ -5,20 +5,20 @@ set -eu
 export OUTPUT="${1:-runs/rehearsal}"
 small() {
     "$(dirname "$0")/fast.sh" --episodes 1 --workers 2 \
-        --override training.num_epochs=3 --override collection.stop_after_epoch=3 \
-        --override collection.first_epoch_env_steps=200 --override collection.env_steps_per_epoch=100 \
+        --override training.num_epochs=8 --override collection.stop_after_epoch=8 \
+        --override collection.first_epoch_env_steps=200 --override collection.env_steps_per_epoch=40 \
         --override training.tokenizer.first_epoch_steps=2 --override training.tokenizer.steps_per_epoch=2 \
         --override training.tokenizer.batch_size=8 \
         --override training.world_model.first_epoch_steps=2 --override training.world_model.steps_per_epoch=2 \
         --override training.world_model.batch_size=2 \
-        --override training.actor_critic.start_after_epoch=1 --override training.actor_critic.steps_per_epoch=2 \
-        --override training.actor_critic.batch_size=4 --override training.checkpoint_every_epochs=1 \
+        --override training.actor_critic.steps_per_epoch=2 --override training.actor_critic.batch_size=4 \
+        --override training.checkpoint_every_epochs=1 \
         --override evaluation.every_epochs=0 --override evaluation.max_steps=100 --override trainer.num_threads=1
 }
 echo "Killed after ${KILL_AFTER:-60} seconds:"
 (small) & first=$!
 sleep "${KILL_AFTER:-60}"
-pkill -KILL -f "$OUTPUT/runs/" || echo "nothing was running any more"
+pkill -KILL -f "$OUTPUT.*/runs/" || echo "nothing was running any more"
 kill -KILL $first 2>/dev/null || true
 wait $first 2>/dev/null || true
 echo "The same command again:"
