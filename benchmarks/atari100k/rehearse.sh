@@ -18,7 +18,7 @@ small() {
 echo "Killed after ${KILL_AFTER:-60} seconds:"
 (small) & first=$!
 sleep "${KILL_AFTER:-60}"
-pkill -KILL -f "$OUTPUT.*/runs/" || echo "nothing was running any more"
+pkill -KILL -f -- "--output $OUTPUT|$OUTPUT.*/runs/" || echo "nothing was running any more"
 kill -KILL $first 2>/dev/null || true
 wait $first 2>/dev/null || true
 echo "The same command again:"
