@@ -127,8 +127,12 @@ def test_deviation_makes_the_loss_blind_to_the_rewards_scale(rollout, scale):
         rollout["rewards"], rollout["values"], rollout["terminations"], config.gamma, config.lambda_
     )[:, :-1]
     deviation = (returns - rollout["values"][:, :-1]).std().item()
-    assert normalized["policy_loss"].item() == pytest.approx(plain["policy_loss"].item() / deviation, rel=1e-4)
-    assert normalized["value_loss"].item() == pytest.approx(plain["value_loss"].item() / deviation**2, rel=1e-4)
+    assert normalized["policy_loss"].item() == pytest.approx(
+        plain["policy_loss"].item() / deviation, rel=1e-4
+    )
+    assert normalized["value_loss"].item() == pytest.approx(
+        plain["value_loss"].item() / deviation**2, rel=1e-4
+    )
     assert torch.equal(normalized["entropy_loss"], plain["entropy_loss"])
 
 
@@ -138,7 +142,8 @@ def test_a_rollout_without_news_moves_nothing(rollout):
     losses = actor_critic_loss(
         **{**rollout, **zeros}, config=ActorCriticLossConfig(return_normalization="deviation")
     )
-    assert losses["policy_loss"] == 0 and losses["value_loss"] == 0
+    assert losses["policy_loss"] == 0
+    assert losses["value_loss"] == 0
 
 
 def test_returns_carry_no_gradient(rollout):
