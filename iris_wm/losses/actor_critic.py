@@ -67,7 +67,7 @@ def actor_critic_loss(
     with torch.no_grad():
         returns = lambda_returns(rewards, values, terminations, config.gamma, config.lambda_)[:, :-1]
         advantages = returns - values[:, :-1]
-        value_scale = advantages.new_tensor(1.0)
+        value_scale: Tensor | float = 1.0
         if config.return_normalization == "batch":
             low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95]))
             advantages = advantages / (high - low).clamp_min(1.0)
@@ -86,5 +86,5 @@ def actor_critic_loss(
     return {
         "policy_loss": -(taken * advantages * weights).sum(),
         "entropy_loss": -config.entropy_weight * (entropy * weights).sum(),
-        "value_loss": (squared * weights).sum() / value_scale.square(),
+        "value_loss": (squared * weights).sum() / value_scale**2,
     }

@@ -78,7 +78,7 @@ WRITTEN = {
     "iris-wm benchmark speed": "speed.json",
 }
 NOT_RUN = {
-    "make demo": "a quarter of an hour; the commands that it consists of are run",
+    "make demo": "twenty minutes; the commands that it consists of are run",
     "make test": "this is it",
     "pip install *": "changes the environment",
     ".venv/bin/pip install *": "changes the environment",
