@@ -199,7 +199,7 @@ def _fit(options: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     from iris_wm.checkpoint.run_folder import refuse_foreign
 
-    refuse_foreign(options.run, config.identity())
+    refuse_foreign(options.run, config.identity(), RunConfig().identity())
     from iris_wm.training.train import fit
 
     fit(config, options.run, is_quiet=options.quiet)

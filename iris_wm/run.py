@@ -47,7 +47,7 @@ def open_run(path: str | Path) -> Run:
     """
     folder = existing_run(path)
     config = build_config(RunConfig, read_yaml(folder / CONFIG_FILE))
-    refuse_foreign(folder, config.identity())  # where config.yaml was edited
+    refuse_foreign(folder, config.identity(), RunConfig().identity())  # where config.yaml was edited
     checkpoint = _newest(folder)
     if checkpoint is None:
         raise ValueError(

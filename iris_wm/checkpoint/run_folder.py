@@ -29,13 +29,18 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: str | Path, identity: Mapping[str, Any] | None = None, config_yaml: str = ""
+        self,
+        path: str | Path,
+        identity: Mapping[str, Any] | None = None,
+        config_yaml: str = "",
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         """Creates or opens the folder.
 
         identity: what must not change in a run (game, seed, the config that shapes it), nested as you like, of
         what JSON holds; None opens an existing folder whatever it holds. config_yaml: the text kept, for people
-        and for loading the agent, as config.yaml.
+        and for loading the agent, as config.yaml. defaults: what a key means that the folder's identity lacks, since
+        the run is older than the key; without one it is a difference.
 
         Raises ``ForeignRun`` naming the differing keys, ``RunInUse``, ``ResourceError`` if the folder cannot be
         written, ``ValueError`` for a path that cannot be a run folder.
@@ -50,7 +55,7 @@ class RunFolder:
             _refuse_other_content(self.path, identity is None)
             durable.make_folder(self.path)
             self._lock.acquire()
-            self.config_hash = self._claim(identity, config_yaml)
+            self.config_hash = self._claim(identity, config_yaml, defaults or {})
         except OSError as error:
             self.close()
             raise ResourceError(f"run folder {self.path}: cannot be written: {error.strerror}") from None
@@ -75,17 +80,19 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def _claim(self, identity: Mapping[str, Any] | None, config_yaml: str) -> str:
+    def _claim(
+        self, identity: Mapping[str, Any] | None, config_yaml: str, defaults: Mapping[str, Any]
+    ) -> str:
         """Compares or writes the identity, makes the sub-folders and clears leftovers; returns the config hash."""
         path = self.path / IDENTITY_FILE
         found = _read_identity(path) if path.exists() else None
         self.is_new = found is None
-        wanted = found if identity is None else json.loads(json.dumps(identity))
-        if found is not None:
-            _refuse_differences(self.path, found, wanted)
+        if found is not None and identity is not None:
+            _refuse_differences(self.path, found, identity, defaults)
         durable.remove_leftovers(self.path)
         if found is None:  # first of all, so that whatever else is found later has an owner
-            document = {"format": _FORMAT, "format_version": 1, "identity": wanted}
+            found = json.loads(json.dumps(identity))
+            document = {"format": _FORMAT, "format_version": 1, "identity": found}
             durable.replace_file(path, sealed_json.to_bytes(document))
         for folder in (self.checkpoints, self.replay):
             durable.make_folder(folder)
@@ -96,15 +103,17 @@ class RunFolder:
         config = self.path / CONFIG_FILE
         if config_yaml and (not config.exists() or config.read_bytes() != config_yaml.encode()):
             durable.replace_file(config, config_yaml.encode())
-        return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def refuse_foreign(path: str | Path, identity: Mapping[str, Any]) -> None:
+def refuse_foreign(
+    path: str | Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> None:
     """Raise what opening the folder as a run of this identity would raise, as far as looking at it can tell."""
     folder = _check_path(path)
     _refuse_other_content(folder, False)
     if (folder / IDENTITY_FILE).exists():
-        _refuse_differences(folder, _read_identity(folder / IDENTITY_FILE), json.loads(json.dumps(identity)))
+        _refuse_differences(folder, _read_identity(folder / IDENTITY_FILE), identity, defaults or {})
 
 
 def _refuse_other_content(folder: Path, must_exist: bool) -> None:
@@ -122,8 +131,10 @@ def _refuse_other_content(folder: Path, must_exist: bool) -> None:
         )
 
 
-def _refuse_differences(folder: Path, found: Any, wanted: Any) -> None:
-    differences = _differences(found, wanted)
+def _refuse_differences(
+    folder: Path, found: Any, identity: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    differences = _differences(found, *json.loads(json.dumps([identity, defaults])))
     if differences:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise ForeignRun(f"run folder {folder} belongs to another run: {'; '.join(differences[:5])}{more}")
@@ -149,13 +160,18 @@ def _read_identity(path: Path) -> dict[str, Any]:
     return document["identity"]
 
 
-def _differences(found: Any, wanted: Any, path: str = "") -> list[str]:
+def _differences(found: Any, wanted: Any, defaults: Any, path: str = "") -> list[str]:
     """One text for each dotted key whose value is not the same."""
     if isinstance(found, dict) and isinstance(wanted, dict):
+        if not isinstance(defaults, dict):
+            defaults = {}
         keys = [*found, *(key for key in wanted if key not in found)]
         inner = (
             _differences(
-                found.get(key, "(nothing)"), wanted.get(key, "(nothing)"), f"{path}.{key}" if path else key
+                found.get(key, defaults.get(key, "(nothing)")),
+                wanted.get(key, "(nothing)"),
+                defaults.get(key),
+                f"{path}.{key}" if path else key,
             )
             for key in keys
         )

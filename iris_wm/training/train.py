@@ -72,7 +72,7 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
     with stop.listening():
         if rank:
             return _follow(config, Path(run_path), envs, console, stop)
-        with RunFolder(run_path, config.identity(), dump_yaml(config)) as run:
+        with RunFolder(run_path, config.identity(), dump_yaml(config), RunConfig().identity()) as run:
             checkpoint = resume(run)
             if checkpoint is None and not run.is_new:
                 console.print(

@@ -76,6 +76,23 @@ def test_the_folder_of_another_run_is_refused(tmp_path):
         RunFolder(tmp_path / "run", other)
 
 
+def test_a_key_that_is_newer_than_the_run_has_its_default(tmp_path):
+    old = {"seed": 0, "losses": {"gamma": 0.9}}
+    new = {"seed": 0, "losses": {"gamma": 0.9, "scale": {"kind": "none"}}}
+    defaults = {"seed": 7, "losses": {"gamma": 0.5, "scale": {"kind": "none"}}}
+    with RunFolder(tmp_path / "run", old) as run:
+        first = run.config_hash
+    with RunFolder(tmp_path / "run", new, defaults=defaults) as run:
+        assert run.config_hash == first  # or none of its checkpoints would be found again
+    for changed in ({**new, "seed": 7}, {"seed": 0, "losses": {**new["losses"], "scale": {"kind": "batch"}}}):
+        with pytest.raises(ForeignRun, match=r"seed: it has 0, you|scale\.kind: it has \"none\", you"):
+            RunFolder(tmp_path / "run", changed, defaults=defaults)
+    with pytest.raises(ForeignRun, match=r'losses\.scale: it has "\(nothing\)"'):
+        RunFolder(tmp_path / "run", new)
+    with pytest.raises(ForeignRun, match=r"losses: it has"):
+        RunFolder(tmp_path / "run", {"seed": 0}, defaults=defaults)
+
+
 def test_folders_that_are_no_run_are_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ForeignRun, match=r"expected a new or empty folder or a run folder, found notes\.txt"):
