@@ -34,7 +34,8 @@ TABLE: dict[str, str] = {
     " run iris_wm",
     "dream_report": "evaluation visualization",
     "report": "data envs models agent collection evaluation visualization run",
-    "cli": "*",
+    "commands": "*",
+    "cli": "commands benchmark checkpoint iris_wm",
     "__main__": "cli",
     "__init__": "*",
 }
