@@ -37,9 +37,9 @@ test-reliability: .venv/installed-test
 	  $(PYTEST) -v --durations=40 --timeout 3600 \
 	  tests/test_bad_inputs.py tests/security tests/checkpoint tests/reliability
 
-# Three seeds on the game for tests, and what must not learn.
+# Three seeds on the game for tests, and what must not learn; it ends with the returns and minutes of each.
 test-learning: .venv/installed-test
-	$(PYTEST) -s -n 2 --dist load tests/learning
+	$(PYTEST) -rP -n 2 --dist load tests/learning
 
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu

@@ -44,7 +44,7 @@ def test_the_python_example_runs(tiny_agent, tmp_path, monkeypatch):
     agent.save(tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
     (example,) = [block for language, block in BLOCKS if language == "python"]
-    example = example.replace('EnvConfig(id="Assault")', 'EnvConfig(id="iris_wm/Catch-v0")')
+    example = example.replace('EnvConfig(id="Freeway")', 'EnvConfig(id="iris_wm/Catch-v0")')
     names: dict = {}
     exec(example, names)
     assert 1 <= len(names["dream"]) <= 50
