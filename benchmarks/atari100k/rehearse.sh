@@ -5,7 +5,7 @@ set -eu
 export OUTPUT="${1:-runs/rehearsal}"
 small() {
     "$(dirname "$0")/fast.sh" --episodes 1 --workers 2 \
-        --override training.num_epochs=8 --override collection.stop_after_epoch=8 \
+        --override training.num_epochs=17 --override collection.stop_after_epoch=17 \
         --override collection.first_epoch_env_steps=200 --override collection.env_steps_per_epoch=40 \
         --override training.tokenizer.first_epoch_steps=2 --override training.tokenizer.steps_per_epoch=2 \
         --override training.tokenizer.batch_size=8 \
