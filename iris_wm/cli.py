@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     dream.add_argument(
         "--policy", action="store_true", help="the agent acts in the dream (default: real actions)"
     )
+    dream.add_argument("--temperature", type=float, default=1.0, help="of the dream; 0: most likely tokens")
     dream.add_argument("--output", metavar="FOLDER", help="(default: RUN/dreams)")
     dream.set_defaults(run_command=commands.dream_command)
 

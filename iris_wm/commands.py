@@ -99,12 +99,14 @@ def evaluate_command(options: argparse.Namespace) -> int:
 def dream_command(options: argparse.Namespace) -> int:
     from iris_wm.data.episode import Episode
     from iris_wm.envs import make_env
+    from iris_wm.imagination.token_env import SamplingConfig
     from iris_wm.report import dream_beside, real_episode
     from iris_wm.visualization.video import dream_frames, write_gif, write_mp4
 
     for name, least in (("steps", 1), ("context", 0)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name}: got {getattr(options, name)}, expected at least {least}")
+    sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")
     folder = Path(options.output or Path(options.run) / "dreams")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder}: expected a folder, got a file")
@@ -113,10 +115,11 @@ def dream_command(options: argparse.Namespace) -> int:
     context_steps = min(options.context, len(real) - 1)
     if options.policy:
         context = real.slice(0, context_steps)
-        dream = run.agent.dream(real.frames[context_steps], options.steps, options.seed, context=context)
+        first_frame = real.frames[context_steps]
+        dream = run.agent.dream(first_frame, options.steps, options.seed, context=context, sampling=sampling)
         dream = Episode.concatenate([context, dream])
     else:
-        dream = dream_beside(run.agent, real, context_steps, options.seed)
+        dream = dream_beside(run.agent, real, context_steps, options.seed, sampling)
     folder.mkdir(parents=True, exist_ok=True)
     images = dream_frames(
         dream,

@@ -16,6 +16,7 @@ from iris_wm.envs import EnvConfig, make_env
 from iris_wm.envs.atari100k import HUMAN_SCORES
 from iris_wm.evaluation.evaluate import PlayedEpisodes, evaluate
 from iris_wm.evaluation.result import human_normalized_or_none
+from iris_wm.imagination.token_env import SamplingConfig
 from iris_wm.models.tokenizer import to_uint8
 from iris_wm.run import Run
 from iris_wm.visualization.curves import draw_curves, read_metrics
@@ -141,8 +142,13 @@ def real_episode(agent: Agent, env_config: EnvConfig, num_steps: int, seed: int)
     return episode.slice(max(0, len(episode) - num_steps), len(episode))
 
 
-def dream_beside(agent: Agent, real: Episode, context_steps: int, seed: int) -> Episode:
-    """The real episode's first context_steps as they were, and from there a dream under the same actions."""
+def dream_beside(
+    agent: Agent, real: Episode, context_steps: int, seed: int, sampling: SamplingConfig | None = None
+) -> Episode:
+    """The real episode's first context_steps as they were, and from there a dream under the same actions.
+
+    sampling: of the world model; by default temperature 1, and the context slides when it is full.
+    """
     context_steps = min(context_steps, len(real) - 1)
     context = real.slice(0, context_steps)
     dream = agent.dream(
@@ -151,6 +157,7 @@ def dream_beside(agent: Agent, real: Episode, context_steps: int, seed: int) -> 
         seed,
         context=context,
         actions=real.actions[context_steps:],
+        sampling=sampling,
     )
     return Episode.concatenate([context, dream])
 

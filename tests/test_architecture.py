@@ -33,7 +33,7 @@ TABLE: dict[str, str] = {
     "benchmark": "data checkpoint envs models imagination losses agent collection evaluation visualization training"
     " run iris_wm",
     "dream_report": "evaluation visualization",
-    "report": "data envs models agent collection evaluation visualization run",
+    "report": "data envs models imagination agent collection evaluation visualization run",
     "commands": "*",
     "cli": "commands benchmark checkpoint iris_wm",
     "__main__": "cli",

@@ -248,6 +248,8 @@ COMMANDS: list[tuple[str, int, list[str]]] = [
     ("dream {p}/run --steps -1", 2, ["steps", "-1"]),
     ("dream {p}/run --context -1", 2, ["context", "-1"]),
     ("dream {p}/run --seed -1", 2, ["seed", "-1"]),
+    ("dream {p}/run --temperature -1", 2, ["temperature", "-1"]),
+    ("dream {p}/run --temperature nan", 2, ["temperature", "nan"]),
     ("dream {p}/run --steps 2 --output {p}/random.pt", 2, ["random.pt"]),
     ("report {p}/missing", 2, ["missing"]),
     ("report {p}/damaged", 3, ["damaged"]),
