@@ -10,12 +10,13 @@ set -eu
 config=$1 name=$2
 shift 2
 iris=${IRIS_WM:-.venv/bin/iris-wm} python=${PYTHON:-.venv/bin/python}
+is_new() { [ "$1" -nt "$run/checkpoints" ]; }  # measured since the run has learned anything
 one() {
   run=runs/$name/seed-$1
   shift
   "$iris" fit --config "$config" --run "$run" --seed "${run##*-}" --trainer.num_threads 1 "$@" --quiet
-  "$iris" evaluate "$run" --episodes 32
-  "$iris" evaluate-dream "$run" --episodes 4 --starts 64
+  is_new "$run/result.json" || "$iris" evaluate "$run" --episodes 32
+  is_new "$run/dream-quality/quality.json" || "$iris" evaluate-dream "$run" --episodes 4 --starts 64
 }
 export OMP_NUM_THREADS=1
 runs='' earlier=''
