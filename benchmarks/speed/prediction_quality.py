@@ -70,7 +70,7 @@ def encode(agent: Agent, replay: Replay) -> torch.Tensor:
 def train_world_model(
     agent: Agent, config: RunConfig, replay: Replay, tokens: torch.Tensor, updates: int
 ) -> float:
-    """On random segments, the same for every model; the processor seconds it took."""
+    """On random segments, one step longer where frames are predicted in parallel; the processor seconds it took."""
     model, generator = agent.world_model.train(), torch.Generator().manual_seed(1)
     optimizer = build_optimizer(model, config.training.world_model)
     torch.manual_seed(2)
@@ -122,14 +122,15 @@ def main() -> None:
     for name, (prediction, attention) in variants.items():
         torch.manual_seed(0)
         model = replace(config.world_model, prediction=prediction, attention=attention)
-        agent = Agent(replace(config, world_model=model).agent_config(num_actions))
+        variant = replace(config, world_model=model)
+        agent = Agent(variant.agent_config(num_actions))
         if tokenizer:
             agent.tokenizer.load_state_dict(tokenizer)
         else:
             train_tokenizer(agent, config, replay, options.updates)
             tokenizer = agent.tokenizer.state_dict()
         agent.eval()
-        seconds = train_world_model(agent, config, replay, encode(agent, replay), options.updates)
+        seconds = train_world_model(agent, variant, replay, encode(agent, replay), options.updates)
         quality = evaluate_dream(
             agent, held_out, horizon=HORIZON, num_starts=options.starts, name=name, game=config.env.id
         )
