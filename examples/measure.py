@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from iris_wm.agent import Agent
-from iris_wm.config_file import build_config, read_yaml
+from iris_wm.config import build_config, read_yaml
+from iris_wm.dream.dream_batch import DreamStarts
+from iris_wm.dream.env import DreamVectorEnv
 from iris_wm.envs import EnvConfig, make_env
-from iris_wm.imagination.dream_batch import DreamStarts
-from iris_wm.imagination.dream_env import DreamVectorEnv
 
 Policy = Callable[[np.ndarray], np.ndarray]
 

@@ -12,8 +12,8 @@ import torch
 from measure import compare
 from torch import Tensor, nn
 
-from iris_wm.imagination.dream_env import DreamVectorEnv
-from iris_wm.registration import load_dreamer
+from iris_wm.dream.env import DreamVectorEnv
+from iris_wm.runs.registration import load_dreamer
 
 
 class Policy(nn.Module):

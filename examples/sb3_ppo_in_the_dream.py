@@ -13,9 +13,9 @@ from measure import compare
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
-from iris_wm.imagination.dream_env import DreamVectorEnv
-from iris_wm.imagination.sb3 import Sb3DreamVecEnv
-from iris_wm.registration import load_dreamer
+from iris_wm.dream.env import DreamVectorEnv
+from iris_wm.dream.sb3 import Sb3DreamVecEnv
+from iris_wm.runs.registration import load_dreamer
 
 
 def main() -> None:

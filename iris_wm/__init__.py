@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iris_wm.agent import Agent
+    from iris_wm.dream.env import DreamEnv, DreamVectorEnv
     from iris_wm.envs import EnvConfig, make_env
-    from iris_wm.imagination.dream_env import DreamEnv, DreamVectorEnv
 
 __version__ = "0.1.0"
 __all__ = ["Agent", "DreamEnv", "DreamVectorEnv", "EnvConfig", "make_env"]
@@ -14,8 +14,8 @@ _HOMES = {
     "Agent": "iris_wm.agent",
     "EnvConfig": "iris_wm.envs",
     "make_env": "iris_wm.envs",
-    "DreamEnv": "iris_wm.imagination.dream_env",
-    "DreamVectorEnv": "iris_wm.imagination.dream_env",
+    "DreamEnv": "iris_wm.dream.env",
+    "DreamVectorEnv": "iris_wm.dream.env",
 }
 
 

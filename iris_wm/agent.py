@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from iris_wm.checkpoint.agent_files import CONFIG_FILE, load_agent, save_agent
 from iris_wm.checkpoint.hub import ModelCard, download, is_repo_id, upload
 from iris_wm.checkpoint.verify import newest_verified
-from iris_wm.config_file import build_config, to_mapping
+from iris_wm.config import build_config, to_mapping
 from iris_wm.data.episode import Episode
-from iris_wm.data.streams import stream_generator, stream_seed
-from iris_wm.imagination.rollout import policy_inputs
-from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
-from iris_wm.models.actor_critic import ActorCritic, ActorCriticConfig, PolicyState
-from iris_wm.models.tokenizer import Tokenizer, TokenizerConfig, to_uint8
-from iris_wm.models.world_model import WorldModel, WorldModelConfig
+from iris_wm.dream.rollout import policy_inputs
+from iris_wm.dream.token_env import SamplingConfig, TokenEnv
+from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig, PolicyState
+from iris_wm.streams import stream_generator, stream_seed
+from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig, to_uint8
+from iris_wm.world.token_world import TokenWorld, WorldConfig
 
 MAX_PARAMETERS = 2_000_000_000
 MAX_LAYERS = 1000
@@ -28,13 +28,13 @@ class AgentConfig:
 
     num_actions: int
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
 
     def __post_init__(self) -> None:
         if self.num_actions < 1:
             raise ValueError(f"num_actions: got {self.num_actions}, expected a positive integer")
-        if self.actor_critic.inputs == "frames" and self.tokenizer.autoencoder.resolution % 16:
+        if self.policy.inputs == "frames" and self.tokenizer.autoencoder.resolution % 16:
             raise ValueError(
                 f"tokenizer.autoencoder.resolution: got {self.tokenizer.autoencoder.resolution}, "
                 "expected a multiple of 16 where the policy sees frames"
@@ -51,11 +51,9 @@ class Agent(nn.Module):
         self.tokenizer = Tokenizer(config.tokenizer)
         tokens_per_frame = self.tokenizer.tokens_per_frame
         quantizer = self.tokenizer.quantizer
-        self.world_model = WorldModel(
-            config.world_model, quantizer.codebook_size, tokens_per_frame, config.num_actions
-        )
-        self.actor_critic = ActorCritic(
-            config.actor_critic,
+        self.world = TokenWorld(config.world, quantizer.codebook_size, tokens_per_frame, config.num_actions)
+        self.policy = ActorCritic(
+            config.policy,
             config.num_actions,
             resolution=config.tokenizer.autoencoder.resolution,
             tokens_per_frame=tokens_per_frame,
@@ -65,11 +63,11 @@ class Agent(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.actor_critic.actor.weight.device
+        return self.policy.actor.weight.device
 
     def initial_state(self, batch_size: int = 1) -> PolicyState:
         """The policy's memory at the start of an episode."""
-        return self.actor_critic.initial_state(batch_size)
+        return self.policy.initial_state(batch_size)
 
     @torch.no_grad()
     def act(
@@ -97,7 +95,7 @@ class Agent(nn.Module):
             FloatingPointError: the policy's logits are not finite.
         """
         obs_tokens = self.tokenizer.encode(frames.to(self.device))
-        output, state = self.actor_critic(policy_inputs(self.tokenizer, self.actor_critic, obs_tokens), state)
+        output, state = self.policy(policy_inputs(self.tokenizer, self.policy, obs_tokens), state)
         logits = output.action_logits.float().cpu()
         if not bool(torch.isfinite(logits).all()):
             raise FloatingPointError("action_logits of the policy are not finite")
@@ -145,13 +143,13 @@ class Agent(nn.Module):
             )
         if horizon < 1:
             raise ValueError(f"horizon: got {horizon}, expected a positive number of steps")
-        env = TokenEnv(self.world_model, 1, sampling or SamplingConfig(context_overflow="slide"))
+        env = TokenEnv(self.world, 1, sampling or SamplingConfig(context_overflow="slide"))
         state = self.initial_state()
         past: list[tuple[Tensor, Tensor]] = []
         if context is not None and len(context):
             context_tokens = self.tokenizer.encode(context.frames.to(self.device))
-            inputs = policy_inputs(self.tokenizer, self.actor_critic, context_tokens)
-            _, state = self.actor_critic.sequence(inputs[None], state)
+            inputs = policy_inputs(self.tokenizer, self.policy, context_tokens)
+            _, state = self.policy.sequence(inputs[None], state)
             taken = context.actions.to(self.device)
             past = [
                 (tokens[None], action[None]) for tokens, action in zip(context_tokens, taken, strict=True)
@@ -163,9 +161,7 @@ class Agent(nn.Module):
             name: [] for name in ("frames", "actions", "rewards", "terminations", "truncations")
         }
         for t in range(horizon):
-            output, state = self.actor_critic(
-                policy_inputs(self.tokenizer, self.actor_critic, obs_tokens), state
-            )
+            output, state = self.policy(policy_inputs(self.tokenizer, self.policy, obs_tokens), state)
             logits = output.action_logits.float().cpu()
             if actions is not None:
                 action = actions[t : t + 1].cpu()
@@ -259,7 +255,7 @@ class Agent(nn.Module):
 
 def check_size(config: AgentConfig) -> None:
     """ValueError for an agent far beyond any real one, before anything is allocated."""
-    layers = config.world_model.num_layers, config.tokenizer.autoencoder.num_residual_blocks
+    layers = config.world.num_layers, config.tokenizer.autoencoder.num_residual_blocks
     if max(layers) > MAX_LAYERS:
         raise ValueError(f"agent config: {max(layers)} layers, expected at most {MAX_LAYERS}")
     try:

@@ -9,10 +9,10 @@ import torch
 from iris_wm.agent import Agent
 from iris_wm.data.episode import Episode, to_frame
 from iris_wm.data.replay import Replay
-from iris_wm.data.streams import stream_generator, stream_seed
+from iris_wm.dream.rollout import policy_inputs
 from iris_wm.envs.snapshot import SnapshotEnv
-from iris_wm.imagination.rollout import policy_inputs
-from iris_wm.models.actor_critic import PolicyState
+from iris_wm.policy.actor_critic import PolicyState
+from iris_wm.streams import stream_generator, stream_seed
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Collector:
                 indices = self.replay.episode_indices(episode_id)[-self.config.burn_in :]
                 with torch.no_grad():
                     tokens = self.agent.tokenizer.encode(self.replay.frames_at(indices).to(self.agent.device))
-                    inputs = policy_inputs(self.agent.tokenizer, self.agent.actor_critic, tokens)
-                    _, state = self.agent.actor_critic.sequence(inputs[None], state)
+                    inputs = policy_inputs(self.agent.tokenizer, self.agent.policy, tokens)
+                    _, state = self.agent.policy.sequence(inputs[None], state)
             memories.append(state)
         self._memory = PolicyState(*(torch.cat(parts) for parts in zip(*memories, strict=True)))
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iris_wm.run import Run
+    from iris_wm.runs.open import Run
 
 
 def fit_command(options: argparse.Namespace) -> int:
     from iris_wm.checkpoint.opening import CONFIG_FILE, refuse_in_use
-    from iris_wm.config_file import apply_overrides, build_config, dump_yaml, merge, read_yaml
+    from iris_wm.config import apply_overrides, build_config, dump_yaml, merge, read_yaml
 
     own = Path(options.run) / CONFIG_FILE
     files = options.config or ([own] if own.is_file() else [])
@@ -30,7 +30,7 @@ def fit_command(options: argparse.Namespace) -> int:
     if is_first_process and not options.print_config:
         refuse_in_use(options.run)
     from iris_wm.envs.make import check_id
-    from iris_wm.training.config import RunConfig
+    from iris_wm.runs.config import RunConfig
 
     config = build_config(RunConfig, mapping)
     check_id(config.env.id)
@@ -53,8 +53,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from iris_wm.checkpoint.opening import check_writable
     from iris_wm.evaluation.evaluate import evaluate
     from iris_wm.evaluation.result import RESULT_FILE
-    from iris_wm.report import summarize_returns
-    from iris_wm.run import make_result, open_run
+    from iris_wm.reports.run import summarize_returns
+    from iris_wm.runs.open import make_result, open_run
 
     run = open_run(options.run)
     settings = run.config.evaluation
@@ -98,9 +98,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 def dream_command(options: argparse.Namespace) -> int:
     from iris_wm.data.episode import Episode
+    from iris_wm.dream.token_env import SamplingConfig
     from iris_wm.envs import make_env
-    from iris_wm.imagination.token_env import SamplingConfig
-    from iris_wm.report import dream_beside, real_episode
+    from iris_wm.reports.run import dream_beside, real_episode
     from iris_wm.visualization.video import dream_frames, write_gif, write_mp4
 
     for name, least in (("steps", 1), ("context", 0)):
@@ -137,8 +137,8 @@ def dream_command(options: argparse.Namespace) -> int:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    from iris_wm.report import summarize_returns, write_report
-    from iris_wm.run import open_run
+    from iris_wm.reports.run import summarize_returns, write_report
+    from iris_wm.runs.open import open_run
 
     run = open_run(options.run)
     path, played, random = write_report(run, num_episodes=options.episodes, seed=options.seed)
@@ -183,9 +183,9 @@ def evaluate_dream_command(options: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from iris_wm.checkpoint.opening import check_writable
-    from iris_wm.dream_report import describe, write_dream_report
+    from iris_wm.dream.token_env import SamplingConfig
     from iris_wm.evaluation.dream_quality import collect_held_out, evaluate_dream
-    from iris_wm.imagination.token_env import SamplingConfig
+    from iris_wm.reports.dream import describe, write_dream_report
 
     sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")
     output = Path(options.output or Path(options.runs[0]) / "dream-quality")
@@ -224,8 +224,8 @@ def evaluate_dream_command(options: argparse.Namespace) -> int:
 
 def _open_dreamer(path: str) -> "Run":
     """A run whose world model has learned something."""
-    from iris_wm.registration import check_is_trained
-    from iris_wm.run import open_run
+    from iris_wm.runs.open import open_run
+    from iris_wm.runs.registration import check_is_trained
 
     run = open_run(path)
     check_is_trained(path, run.checkpoint)

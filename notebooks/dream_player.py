@@ -7,7 +7,7 @@ import anywidget
 import traitlets
 from PIL import Image
 
-from iris_wm.imagination.dream_env import DreamEnv
+from iris_wm.dream.env import DreamEnv
 
 _KEYS = {"ArrowLeft": "LEFT", "ArrowRight": "RIGHT", "ArrowUp": "UP", "ArrowDown": "DOWN", " ": "FIRE"}
 

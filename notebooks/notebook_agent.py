@@ -10,9 +10,9 @@ import warnings
 from pathlib import Path
 
 from iris_wm.checkpoint.errors import RunInUse
-from iris_wm.config_file import apply_overrides, build_config, config_hash, read_yaml
-from iris_wm.run import Run, open_run
-from iris_wm.training.config import RunConfig
+from iris_wm.config import apply_overrides, build_config, config_hash, read_yaml
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.open import Run, open_run
 
 ROOT = Path(__file__).resolve().parents[1]
 IS_SHORT = bool(os.environ.get("IRIS_WM_SHORT"))
@@ -20,9 +20,9 @@ _FEW_STEPS = [
     "collection.first_epoch_env_steps=800",
     "collection.env_steps_per_epoch=80",
     "training.tokenizer.first_epoch_steps=40",
-    "training.world_model.first_epoch_steps=30",
-    "training.world_model.steps_per_epoch=5",
-    "training.actor_critic.steps_per_epoch=2",
+    "training.world.first_epoch_steps=30",
+    "training.world.steps_per_epoch=5",
+    "training.policy.steps_per_epoch=2",
 ]
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 if TYPE_CHECKING:
     from iris_wm.agent import Agent
-    from iris_wm.training.config import RunConfig
+    from iris_wm.runs.config import RunConfig
 
 TINY_RUN = """
 env: {id: iris_wm/Catch-v0}
@@ -27,15 +27,15 @@ tokenizer:
     patch_size: 8
   codebook_size: 16
   embedding_dim: 8
-world_model: {num_layers: 2, num_heads: 2, embed_dim: 16, context_steps: 4}
-actor_critic: {hidden_size: 16}
+world: {num_layers: 2, num_heads: 2, embed_dim: 16, context_steps: 4}
+policy: {hidden_size: 16}
 imagination: {horizon: 3, burn_in: 2}
 collection: {env_steps_per_epoch: 60, first_epoch_env_steps: 60, stop_after_epoch: 2}
 training:
   num_epochs: 3
   tokenizer: {start_after_epoch: 0, steps_per_epoch: 2, batch_size: 4}
-  world_model: {start_after_epoch: 0, steps_per_epoch: 2, batch_size: 3, weight_decay: 0.01}
-  actor_critic: {start_after_epoch: 1, steps_per_epoch: 2, batch_size: 3}
+  world: {start_after_epoch: 0, steps_per_epoch: 2, batch_size: 3, weight_decay: 0.01}
+  policy: {start_after_epoch: 1, steps_per_epoch: 2, batch_size: 3}
 evaluation: {every_epochs: 2, num_episodes: 2, num_envs: 2, max_steps: 20}
 trainer: {accelerator: cpu, num_threads: 1}
 """
@@ -73,9 +73,9 @@ def golden_state(golden_manifest: dict) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def tiny_run() -> "Callable[..., RunConfig]":
-    """A config of the smallest run, seconds long, with overrides: tiny_run("world_model.num_layers=1")."""
-    from iris_wm.config_file import apply_overrides, build_config, parse_yaml
-    from iris_wm.training.config import RunConfig
+    """A config of the smallest run, seconds long, with overrides: tiny_run("world.num_layers=1")."""
+    from iris_wm.config import apply_overrides, build_config, parse_yaml
+    from iris_wm.runs.config import RunConfig
 
     def build(*overrides: str) -> RunConfig:
         return build_config(RunConfig, apply_overrides(parse_yaml(TINY_RUN), list(overrides)))
@@ -92,7 +92,7 @@ def tiny_agent(tiny_run: "Callable[..., RunConfig]") -> "Callable[..., Agent]":
         torch.manual_seed(0)
         agent = Agent(tiny_run(*overrides).agent_config(num_actions))
         with torch.no_grad():  # the usual N(0, 0.02) would make all codes nearly equally likely
-            for parameter in [*agent.world_model.parameters(), *agent.actor_critic.actor.parameters()]:
+            for parameter in [*agent.world.parameters(), *agent.policy.actor.parameters()]:
                 if parameter.dim() > 1:
                     parameter.mul_(10)
         return agent.eval()

@@ -12,7 +12,7 @@ import pytest
 
 from iris_wm import cli
 from iris_wm.checkpoint.run_folder import RunFolder
-from iris_wm.config_file import dump_yaml
+from iris_wm.config import dump_yaml
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +111,14 @@ KEYS: list[tuple[str, list[str]]] = [
     ("--tokenizer.autoencoder.channel_multipliers=[]", ["channel_multipliers"]),
     ("--tokenizer.autoencoder.channel_multipliers=[1, -1]", ["channel_multipliers", "-1"]),
     ("--tokenizer.autoencoder.patch_size=3", ["patch_size", "3"]),
-    ("--world_model.num_layers=0", ["world_model.num_layers", "0"]),
-    ("--world_model.num_heads=3", ["world_model", "3"]),
-    ("--world_model.embed_dim=15", ["world_model", "15"]),
-    ("--world_model.context_steps=0", ["world_model.context_steps", "0"]),
-    ("--world_model.context_steps=1", ["context_steps", "1"]),
-    ("--world_model.embed_dim=10000000000", ["parameters"]),
-    ("--actor_critic.hidden_size=0", ["actor_critic.hidden_size", "0"]),
-    ("--actor_critic.inputs=pixels", ["actor_critic.inputs", "pixels"]),
+    ("--world.num_layers=0", ["world.num_layers", "0"]),
+    ("--world.num_heads=3", ["world", "3"]),
+    ("--world.embed_dim=15", ["world", "15"]),
+    ("--world.context_steps=0", ["world.context_steps", "0"]),
+    ("--world.context_steps=1", ["context_steps", "1"]),
+    ("--world.embed_dim=10000000000", ["parameters"]),
+    ("--policy.hidden_size=0", ["policy.hidden_size", "0"]),
+    ("--policy.inputs=pixels", ["policy.inputs", "pixels"]),
     ("--imagination.horizon=0", ["imagination.horizon", "0"]),
     ("--imagination.horizon=-3", ["imagination.horizon", "-3"]),
     ("--imagination.burn_in=-1", ["imagination.burn_in", "-1"]),
@@ -138,11 +138,11 @@ KEYS: list[tuple[str, list[str]]] = [
     ("--training.tokenizer.learning_rate=.inf", ["learning_rate", "inf"]),
     ("--training.tokenizer.learning_rate=.nan", ["learning_rate", "nan"]),
     ("--training.tokenizer.learning_rate=fast", ["learning_rate", "fast"]),
-    ("--training.world_model.weight_decay=.inf", ["weight_decay", "inf"]),
-    ("--training.world_model.max_grad_norm=.nan", ["max_grad_norm", "nan"]),
-    ("--training.world_model.max_grad_norm=-1", ["max_grad_norm", "-1"]),
-    ("--training.actor_critic.batch_size=0", ["batch_size", "0"]),
-    ("--training.actor_critic.steps_per_epoch=-1", ["steps_per_epoch", "-1"]),
+    ("--training.world.weight_decay=.inf", ["weight_decay", "inf"]),
+    ("--training.world.max_grad_norm=.nan", ["max_grad_norm", "nan"]),
+    ("--training.world.max_grad_norm=-1", ["max_grad_norm", "-1"]),
+    ("--training.policy.batch_size=0", ["batch_size", "0"]),
+    ("--training.policy.steps_per_epoch=-1", ["steps_per_epoch", "-1"]),
     ("--training.checkpoint_every_minutes=0", ["checkpoint_every_minutes", "0"]),
     ("--training.checkpoint_every_minutes=.nan", ["checkpoint_every_minutes", "nan"]),
     ("--training.checkpoint_every_epochs=0", ["checkpoint_every_epochs", "0"]),
@@ -151,8 +151,8 @@ KEYS: list[tuple[str, list[str]]] = [
     ("--evaluation.temperature=.nan", ["evaluation.temperature", "nan"]),
     ("--evaluation.max_steps=0", ["evaluation.max_steps", "0"]),
     ("--losses.tokenizer.l1=-1", ["losses.tokenizer.l1", "-1"]),
-    ("--losses.actor_critic.gamma=1.1", ["losses.actor_critic.gamma", "1.1"]),
-    ("--losses.actor_critic.entropy_weight=.nan", ["entropy_weight", "nan"]),
+    ("--losses.policy.gamma=1.1", ["losses.policy.gamma", "1.1"]),
+    ("--losses.policy.entropy_weight=.nan", ["entropy_weight", "nan"]),
     ("--losses.tokenizer.perceptual=lpips", ["perceptual_weights"]),
     ("--trainer.devices=99", ["trainer.devices", "99"]),
     ("--trainer.devices=0", ["trainer.devices", "0"]),

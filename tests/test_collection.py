@@ -8,8 +8,8 @@ import torch
 from iris_wm.agent import Agent
 from iris_wm.collection import CollectionConfig, Collector, play_episode
 from iris_wm.data.replay import Replay
-from iris_wm.data.streams import stream_seed
 from iris_wm.envs import EnvConfig, make_env
+from iris_wm.streams import stream_seed
 
 CATCH, BREAKOUT = "iris_wm/Catch-v0", "Breakout"
 
@@ -111,7 +111,7 @@ def test_memory_is_rebuilt_from_the_last_frames_with_the_current_weights(agents,
     collector.collect(1, epsilon=0.0)
     with torch.no_grad():
         inputs = agent.tokenizer.reconstruct(episode.frames[-4:])
-        _, state = agent.actor_critic.sequence(inputs[None], agent.initial_state())
+        _, state = agent.policy.sequence(inputs[None], agent.initial_state())
     assert torch.allclose(seen[0], torch.cat(tuple(state), dim=1), atol=1e-5)
 
 

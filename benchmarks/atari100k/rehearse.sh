@@ -9,9 +9,9 @@ small() {
         --override collection.first_epoch_env_steps=200 --override collection.env_steps_per_epoch=40 \
         --override training.tokenizer.first_epoch_steps=2 --override training.tokenizer.steps_per_epoch=2 \
         --override training.tokenizer.batch_size=8 \
-        --override training.world_model.first_epoch_steps=2 --override training.world_model.steps_per_epoch=2 \
-        --override training.world_model.batch_size=2 \
-        --override training.actor_critic.steps_per_epoch=2 --override training.actor_critic.batch_size=4 \
+        --override training.world.first_epoch_steps=2 --override training.world.steps_per_epoch=2 \
+        --override training.world.batch_size=2 \
+        --override training.policy.steps_per_epoch=2 --override training.policy.batch_size=4 \
         --override training.checkpoint_every_epochs=1 \
         --override evaluation.every_epochs=0 --override evaluation.max_steps=100 --override trainer.num_threads=1
 }

@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_wm.config_file import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config, read_yaml
 from iris_wm.data.episode import to_frame
 from iris_wm.envs import make_env
-from iris_wm.losses.tokenizer import tokenizer_loss
-from iris_wm.losses.world_model import world_model_loss
-from iris_wm.models.tokenizer import Tokenizer
-from iris_wm.models.world_model import WorldModel
-from iris_wm.run import current_commit
-from iris_wm.training.config import RunConfig
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.open import current_commit
+from iris_wm.tokenizer.loss import tokenizer_loss
+from iris_wm.tokenizer.tokenizer import Tokenizer
 from iris_wm.training.module import build_optimizer
+from iris_wm.world.loss import world_loss
+from iris_wm.world.token_world import TokenWorld
 
 LOCAL, QUERIES, START = (
     "tokenizer.autoencoder.has_local_encoder",
-    "world_model.queries",
-    "world_model.initialization",
+    "world.queries",
+    "world.initialization",
 )
 VARIANTS = {
     "as in the paper": [f"{LOCAL}=false", f"{QUERIES}=learned", f"{START}=gpt2"],
@@ -108,30 +108,28 @@ def measure(
         known[key] = tokenizer, tokens, seconds
     tokenizer, tokens, seconds = known[key]
     torch.manual_seed(0)
-    num_actions, length = int(data["actions"].max()) + 1, config.world_model.segment_steps
-    seen, size = config.world_model.context_steps, tokenizer.quantizer.codebook_size
-    world_model = WorldModel(config.world_model, size, tokens.shape[1], num_actions)
+    num_actions, length = int(data["actions"].max()) + 1, config.world.segment_steps
+    seen, size = config.world.context_steps, tokenizer.quantizer.codebook_size
+    world = TokenWorld(config.world, size, tokens.shape[1], num_actions)
 
     def segments(generator: torch.Generator, first: int, last: int, num: int) -> Tensor:
         return torch.randint(first, last - length, (num, 1), generator=generator) + torch.arange(length)
 
-    def world_model_losses(generator: torch.Generator) -> dict[str, Tensor]:
-        rows = segments(generator, 0, split, config.training.world_model.batch_size)
+    def world_losses(generator: torch.Generator) -> dict[str, Tensor]:
+        rows = segments(generator, 0, split, config.training.world.batch_size)
         ends = data["ends"][rows]
         is_real = ends.long().cumsum(1) - ends.long() == 0
-        output = world_model(tokens[rows[:, :seen]], data["actions"][rows[:, :seen]])
-        losses = config.losses.world_model
-        return world_model_loss(
-            world_model, output, tokens[rows], data["rewards"][rows], ends, is_real, losses
-        )
+        output = world(tokens[rows[:, :seen]], data["actions"][rows[:, :seen]])
+        losses = config.losses.world
+        return world_loss(world, output, tokens[rows], data["rewards"][rows], ends, is_real, losses)
 
-    wm_seconds = train(world_model, config, "world_model", steps[1], world_model_losses)
-    world_model.eval()
+    wm_seconds = train(world, config, "world", steps[1], world_losses)
+    world.eval()
     rows = segments(torch.Generator().manual_seed(10**6), split, len(tokens), 100)
     rows = rows[data["ends"][rows][:, :-1].sum(1) == 0]
     with torch.no_grad():
-        output = world_model(tokens[rows[:, :seen]], data["actions"][rows[:, :seen]])
-        wanted, labels = world_model.observation_targets(tokens[rows])
+        output = world(tokens[rows[:, :seen]], data["actions"][rows[:, :seen]])
+        wanted, labels = world.observation_targets(tokens[rows])
         logits = output.observation_logits[:, wanted]
         # Only the last frame: of it alone every way to predict has seen all the steps before.
         logits, labels = logits[:, -tokens.shape[1] :], labels[:, -tokens.shape[1] :]
@@ -176,7 +174,7 @@ def main() -> None:
     for name, changes in VARIANTS.items():
         mapping = apply_overrides(read_yaml(options.config), [*options.overrides, *changes])
         config = build_config(RunConfig, mapping)
-        steps = options.tokenizer_steps, options.world_model_steps
+        steps = options.tokenizer_steps, options.world_steps
         results[name] = measure(config, data, steps, known)
         print(
             f"{name:32}", "  ".join(f"{key} {value:.4g}" for key, value in results[name].items()), flush=True

@@ -13,17 +13,17 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from iris_wm.config_file import build_config, read_yaml
+from iris_wm.config import build_config, read_yaml
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.evaluation.result import human_normalized_or_none, load_result
-from iris_wm.report import summarize_returns
-from iris_wm.training.config import RunConfig
+from iris_wm.reports.run import summarize_returns
+from iris_wm.runs.config import RunConfig
 from iris_wm.visualization.curves import read_metrics
 
 KEPT = (
     "evaluation/return",
-    "actor_critic/imagined_return",
-    "world_model/observation_loss",
+    "policy/imagined_return",
+    "world/observation_loss",
     "collection/return",
 )
 
@@ -93,7 +93,7 @@ def draw(summary: dict, path: Path, horizon: int) -> None:
     real.axhspan(low, high, color="0.85")
     real.axhline(summary["random"]["mean"], color="0.5", linewidth=1, label="random play, 95%")
     for number, seed in enumerate(summary["seeds"]):
-        for axes, name in ((real, "evaluation/return"), (imagined, "actor_critic/imagined_return")):
+        for axes, name in ((real, "evaluation/return"), (imagined, "policy/imagined_return")):
             points = np.array(seed["curves"].get(name, np.zeros((0, 2))))
             axes.plot(*points.T, color=f"C{number}", linewidth=1.3, label=f"seed {seed['seed']}")
         final = summary["env_steps"]

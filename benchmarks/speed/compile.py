@@ -15,7 +15,7 @@ import torch
 from iris_wm.benchmark.speed import machine
 from iris_wm.benchmark.speed_rows import SIZES, Bench
 from iris_wm.benchmark.timing import Clock
-from iris_wm.training.config import RunConfig
+from iris_wm.runs.config import RunConfig
 
 ROUNDS = 3
 
@@ -27,7 +27,7 @@ def works(bench: Bench, batch: int) -> dict[str, tuple[Callable[..., Any], tuple
     segment, actions = bench.tokens(4, 20), bench.actions(4, 20)
 
     def step(segment: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        output = agent.world_model(segment, actions)
+        output = agent.world(segment, actions)
         return output.observation_logits.square().mean() + output.reward_logits.square().mean()
 
     return {
@@ -61,7 +61,7 @@ def main() -> None:
     clock = Clock()
     bench = Bench(RunConfig(), SIZES["full"], clock)
     for agent in bench.agents.values():
-        agent.world_model.train()  # with dropout
+        agent.world.train()  # with dropout
     rows = []
     for name, (work, arguments, has_gradients) in works(bench, options.batch).items():
         for dtype in (torch.float32, torch.bfloat16):

@@ -14,16 +14,16 @@ import torch
 from iris_wm.agent import Agent
 from iris_wm.cli import _tune_allocator
 from iris_wm.collection import play_episode
-from iris_wm.config_file import build_config, read_yaml
+from iris_wm.config import build_config, read_yaml
 from iris_wm.data.episode import Episode
 from iris_wm.data.replay import Replay
 from iris_wm.envs import make_env
 from iris_wm.evaluation.dream_quality import evaluate_dream
-from iris_wm.losses.tokenizer import tokenizer_loss
-from iris_wm.losses.world_model import world_model_loss
-from iris_wm.run import current_commit
-from iris_wm.training.config import RunConfig
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.open import current_commit
+from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.training.module import build_optimizer
+from iris_wm.world.loss import world_loss
 
 HORIZON = 10
 
@@ -34,7 +34,7 @@ def play(config: RunConfig, num_steps: int, seed: int) -> list[Episode]:
     while (left := num_steps - sum(map(len, episodes))) > 0:
         episodes.append(play_episode(None, env, num_steps=left, seed=seed + len(episodes)))
     env.close()
-    return [episode for episode in episodes if len(episode) > config.world_model.segment_steps + 2]
+    return [episode for episode in episodes if len(episode) > config.world.segment_steps + 2]
 
 
 def fill(episodes: list[Episode]) -> Replay:
@@ -67,25 +67,23 @@ def encode(agent: Agent, replay: Replay) -> torch.Tensor:
     return torch.cat([agent.tokenizer.encode(replay.frames_at(chunk)) for chunk in chunks])
 
 
-def train_world_model(
-    agent: Agent, config: RunConfig, replay: Replay, tokens: torch.Tensor, updates: int
-) -> float:
+def train_world(agent: Agent, config: RunConfig, replay: Replay, tokens: torch.Tensor, updates: int) -> float:
     """On random segments, one step longer where frames are predicted in parallel; the processor seconds it took."""
-    model, generator = agent.world_model.train(), torch.Generator().manual_seed(1)
-    optimizer = build_optimizer(model, config.training.world_model)
+    model, generator = agent.world.train(), torch.Generator().manual_seed(1)
+    optimizer = build_optimizer(model, config.training.world)
     torch.manual_seed(2)
     started = time.process_time()
     for _ in range(updates):
-        length = config.world_model.segment_steps
+        length = config.world.segment_steps
         indices, is_real = replay.sample_indices(
-            config.training.world_model.batch_size, length, generator, from_start=True
+            config.training.world.batch_size, length, generator, from_start=True
         )
         segment = replay.gather(indices, is_real)
-        seen = config.world_model.context_steps
+        seen = config.world.context_steps
         output = model(tokens[indices[:, :seen]], segment.actions[:, :seen])
-        losses = world_model_loss(
+        losses = world_loss(
             model, output, tokens[indices], segment.rewards, segment.terminations, segment.is_real,
-            config.losses.world_model,
+            config.losses.world,
         )  # fmt: skip
         step(optimizer, losses)
     agent.eval()
@@ -117,8 +115,8 @@ def main() -> None:
     results = {}
     for name in ("autoregressive", "parallel"):
         torch.manual_seed(0)
-        model = replace(config.world_model, prediction=name, attention="causal")
-        variant = replace(config, world_model=model)
+        model = replace(config.world, prediction=name, attention="causal")
+        variant = replace(config, world=model)
         agent = Agent(variant.agent_config(num_actions))
         if tokenizer:
             agent.tokenizer.load_state_dict(tokenizer)
@@ -126,7 +124,7 @@ def main() -> None:
             train_tokenizer(agent, config, replay, options.updates)
             tokenizer = agent.tokenizer.state_dict()
         agent.eval()
-        seconds = train_world_model(agent, variant, replay, encode(agent, replay), options.updates)
+        seconds = train_world(agent, variant, replay, encode(agent, replay), options.updates)
         quality = evaluate_dream(
             agent, held_out, horizon=HORIZON, num_starts=options.starts, name=name, game=config.env.id
         )

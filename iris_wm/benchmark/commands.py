@@ -14,7 +14,7 @@ from iris_wm.benchmark.progress import ProgressView, failures, job_table, summar
 from iris_wm.benchmark.projection import project
 from iris_wm.benchmark.protocol import EPISODES
 from iris_wm.benchmark.runners import RUNNERS, run_local, run_ray, run_submitit
-from iris_wm.config_file import parse_value
+from iris_wm.config import parse_value
 from iris_wm.evaluation.published import games as all_games
 
 DEFAULT_METHODS = ("SimPLe", "IRIS", "delta-IRIS", "TWM", "DIAMOND", "REM", "Simulus")
@@ -156,8 +156,8 @@ def add_speed(commands: Any) -> None:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of torch (default: its choice)")
     parser.add_argument("--batch", type=int, default=0, metavar="N", help="of roll-outs and updates")
     parser.add_argument(
-        "--parts", default="", metavar="A,B", help="some of tokenizer, acting, collection, roll_outs, world_model, "
-        "actor_critic, growth (default: all)",
+        "--parts", default="", metavar="A,B", help="some of tokenizer, acting, collection, roll_outs, world, "
+        "policy, growth (default: all)",
     )  # fmt: skip
     parser.add_argument("--output", metavar="FILE", help="JSON of everything measured")
     parser.set_defaults(run=_run_speed)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from iris_wm.agent import Agent
-from iris_wm.losses.actor_critic import ActorCriticLossConfig, actor_critic_loss
-from iris_wm.models.autoencoder import ResidualBlock, SpatialAttention, Stage
-from iris_wm.models.quantizer import VectorQuantizer
+from iris_wm.policy.loss import PolicyLossConfig, policy_loss
+from iris_wm.tokenizer.autoencoder import ResidualBlock, SpatialAttention, Stage
+from iris_wm.tokenizer.quantizer import VectorQuantizer
 
 
 class _Write(torch.autograd.Function):
@@ -42,15 +42,15 @@ class EagerReference:
 
     def __init__(self, agent: Agent) -> None:
         is_local = agent.config.tokenizer.autoencoder.has_local_encoder
-        if is_local or agent.config.world_model.is_parallel or agent.config.actor_critic.inputs != "frames":
+        if is_local or agent.config.world.is_parallel or agent.config.policy.inputs != "frames":
             raise ValueError(
                 "agent: the reference is autoregressive, has no local encoder, and its policy sees frames"
             )
         self.agent = agent
-        self.layout = agent.world_model.layout
+        self.layout = agent.world.layout
         self._copies: dict[int, Tensor] = {}
         self.weights: dict[str, list[Tensor]] = {}
-        for network in ("tokenizer", "world_model", "actor_critic"):
+        for network in ("tokenizer", "world", "policy"):
             copies = self.weights[network] = []
             for parameter in getattr(agent, network).parameters():
                 copy = parameter.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
@@ -182,7 +182,7 @@ class EagerReference:
 
     def _transform(self, tokens: Tensor, dropout: float, is_cached: bool) -> dict[str, Tensor]:
         """tokens (B, n), frame tokens or actions as their place says -> logits of all three heads."""
-        model, patterns = self.agent.world_model, self._patterns()
+        model, patterns = self.agent.world, self._patterns()
         start, num_rows = self._num_cached if is_cached else 0, tokens.shape[1]
         rows = {name: self._rows(patterns[name], start, num_rows) for name in ("frame", "action")}
         x = tokens.new_zeros(*tokens.shape, model.config.embed_dim, dtype=torch.float32)
@@ -236,11 +236,11 @@ class EagerReference:
         tokens = torch.cat([obs_tokens, actions.unsqueeze(2)], dim=2).flatten(1)
         return self._transform(tokens, dropout, is_cached=False)
 
-    def world_model_loss(self, frames: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor) -> Tensor:
+    def world_loss(self, frames: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor) -> Tensor:
         """Of whole segments, their frames (B, T, C, H, W) uint8 encoded first -> scalar."""
         with torch.no_grad():
             obs_tokens = self.encode(frames.flatten(0, 1)).view(*actions.shape, -1)
-        output = self.sequence(obs_tokens, actions, self.agent.config.world_model.dropout)
+        output = self.sequence(obs_tokens, actions, self.agent.config.world.dropout)
         return (
             F.cross_entropy(
                 output["observation"][:, :-1].flatten(0, 1), obs_tokens.flatten(1)[:, 1:].flatten()
@@ -253,7 +253,7 @@ class EagerReference:
 
     def reset(self, obs_tokens: Tensor) -> None:
         """A new cache that holds one frame."""
-        transformer = self.agent.world_model.transformer
+        transformer = self.agent.world.transformer
         head_dim = transformer.embed_dim // transformer.num_heads
         shape = (len(obs_tokens), transformer.num_heads, self.layout.max_tokens, head_dim)
         empty = [torch.empty(shape, device=obs_tokens.device) for _ in range(2 * len(transformer.blocks))]
@@ -297,7 +297,7 @@ class EagerReference:
         self, frames: Tensor, memory: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """frames (B, 3, R, R) in [0, 1] -> action logits (B, A), values (B,), memory."""
-        network = self.agent.actor_critic
+        network = self.agent.policy
         assert float(frames.min()) >= 0
         assert float(frames.max()) <= 1
         maps = frames * 2 - 1
@@ -317,7 +317,7 @@ class EagerReference:
         horizon: int,
         *,
         has_policy: bool = True,
-        loss: ActorCriticLossConfig | None = None,
+        loss: PolicyLossConfig | None = None,
     ) -> Tensor:
         """Horizon steps from frames' tokens (B, K), with the decoder and the policy or on random actions.
 
@@ -349,13 +349,13 @@ class EagerReference:
         if loss is None:
             return obs_tokens
         logits, values, actions, rewards, ends = (torch.stack(column, dim=1) for column in columns.values())
-        losses = actor_critic_loss(logits, values, actions, rewards, ends, loss)
+        losses = policy_loss(logits, values, actions, rewards, ends, loss)
         return torch.stack(list(losses.values())).sum()
 
-    def actor_critic_loss(self, frames: Tensor, horizon: int) -> Tensor:
+    def policy_loss(self, frames: Tensor, horizon: int) -> Tensor:
         """Burn-in on all but the last of real frames (B, T, C, H, W) uint8, then a roll-out -> scalar."""
         batch_size, num_steps = frames.shape[:2]
-        size = self.agent.config.actor_critic.hidden_size
+        size = self.agent.config.policy.hidden_size
         memory = (
             torch.zeros(batch_size, size, device=frames.device),
             torch.zeros(batch_size, size, device=frames.device),
@@ -366,7 +366,7 @@ class EagerReference:
                 for step in seen.unflatten(0, (batch_size, num_steps - 1)).unbind(1):
                     memory = self.policy(step, memory)[2]
             obs_tokens = self.encode(frames[:, -1])
-        return self.roll_out(obs_tokens, memory, horizon, loss=ActorCriticLossConfig())
+        return self.roll_out(obs_tokens, memory, horizon, loss=PolicyLossConfig())
 
     @torch.no_grad()
     def act(self, frames: Tensor, memory: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:

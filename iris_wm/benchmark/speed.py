@@ -17,12 +17,12 @@ import iris_wm
 from iris_wm.benchmark.speed_projection import project
 from iris_wm.benchmark.speed_rows import SIZES, Bench, Sizes, nothing
 from iris_wm.benchmark.timing import REFERENCE, Clock, Row
-from iris_wm.config_file import build_config, read_yaml
-from iris_wm.models.transformer import kernels_in_use
-from iris_wm.run import current_commit
-from iris_wm.training.config import RunConfig
+from iris_wm.config import build_config, read_yaml
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.open import current_commit
+from iris_wm.world.transformer import kernels_in_use
 
-PARTS = ("tokenizer", "acting", "collection", "roll_outs", "world_model", "actor_critic", "growth")
+PARTS = ("tokenizer", "acting", "collection", "roll_outs", "world", "policy", "growth")
 
 
 def measure(
@@ -150,7 +150,7 @@ def _fitting(sizes: Sizes, config: RunConfig, batch: int) -> Sizes:
     """Sizes that the config's context, horizon and burn-in allow, with another batch where one was asked for."""
     if batch:
         sizes = replace(sizes, rollout_batches=(batch,), update_batch=batch)
-    longest = config.world_model.context_steps
+    longest = config.world.context_steps
     return replace(
         sizes,
         context=min(sizes.context, longest),

@@ -3,16 +3,16 @@
 import torch
 
 from iris_wm.benchmark.timing import Row
-from iris_wm.training.config import RunConfig
+from iris_wm.runs.config import RunConfig
 from iris_wm.training.schedule import num_collection_steps, num_training_steps
 
-_NETWORKS = ("tokenizer", "world_model", "actor_critic")
+_NETWORKS = ("tokenizer", "world", "policy")
 # How the name of the row of each phase begins.
 _ROWS = {
     "collection": "collection",
     "tokenizer": "tokenizer: training",
-    "world_model": "world model",
-    "actor_critic": "actor-critic",
+    "world": "world model",
+    "policy": "actor-critic",
 }
 
 
@@ -22,21 +22,21 @@ def frames_a_segment(config: RunConfig, num_frames: int = 50_000) -> dict[str, f
     A batch draws frames at random, so of num_frames in the replay an epoch's D draws touch about
     num_frames (1 - exp(-D / num_frames)) different ones; each is computed once, for both networks that learn from it.
     """
-    training, steps = config.training, config.world_model.segment_steps
+    training, steps = config.training, config.world.segment_steps
     segments = {
         name: getattr(training, name).steps_per_epoch * getattr(training, name).batch_size
-        for name in ("world_model", "actor_critic")
+        for name in ("world", "policy")
     }
     seen = config.imagination.burn_in + 1
-    draws = segments["world_model"] * steps + segments["actor_critic"] * seen
+    draws = segments["world"] * steps + segments["policy"] * seen
 
     def touched(num_draws: int) -> float:
         return num_frames * -torch.expm1(torch.tensor(-num_draws / num_frames, dtype=torch.float64)).item()
 
-    decoded = touched(segments["actor_critic"] * seen) if config.actor_critic.inputs == "frames" else 0.0
+    decoded = touched(segments["policy"] * seen) if config.policy.inputs == "frames" else 0.0
     return {
         "encode": touched(draws) / max(1, sum(segments.values())),
-        "decode": decoded / max(1, segments["actor_critic"]),
+        "decode": decoded / max(1, segments["policy"]),
     }
 
 
@@ -57,8 +57,8 @@ def project(
     scale = {
         "collection": 1.0,
         "tokenizer": config.training.tokenizer.batch_size / frames,
-        "world_model": config.training.world_model.batch_size / update_batch,
-        "actor_critic": config.training.actor_critic.batch_size / update_batch,
+        "world": config.training.world.batch_size / update_batch,
+        "policy": config.training.policy.batch_size / update_batch,
     }
     epochs = range(1, config.training.num_epochs + 1)
     counts = {"collection": [num_collection_steps(config, epoch) for epoch in epochs]}
@@ -66,7 +66,7 @@ def project(
         counts[name] = [num_training_steps(getattr(config.training, name), epoch) for epoch in epochs]
     usual = min(config.collection.stop_after_epoch, config.training.num_epochs) - 1
     projected = {}
-    for side in measured["actor_critic"].seconds:
+    for side in measured["policy"].seconds:
         # The tokenizer and what acts are the same whichever way frames are predicted.
         same = {"parallel": "exact", "parallel bf16": "bf16"}
         seconds = {}

@@ -19,7 +19,7 @@ from iris_wm.benchmark.eager import EagerReference
 from iris_wm.benchmark.speed_projection import frames_a_segment
 from iris_wm.benchmark.speed_works import Work, without_gradients
 from iris_wm.benchmark.timing import REFERENCE, Clock, Row
-from iris_wm.training.config import RunConfig
+from iris_wm.runs.config import RunConfig
 
 # Our sides: (dtype, prediction).
 OURS = {
@@ -85,21 +85,21 @@ class Bench:
         self.device = clock.device
         self.rows: list[Row] = []
         self.agents = {name: self._agent(name) for name in ("autoregressive", "parallel")}
-        self.agent = self.agents[config.world_model.prediction]
+        self.agent = self.agents[config.world.prediction]
         is_comparable = (
-            config.actor_critic.inputs == "frames"
-            and not config.world_model.is_parallel
+            config.policy.inputs == "frames"
+            and not config.world.is_parallel
             and not config.tokenizer.autoencoder.has_local_encoder
         )
         self.reference = EagerReference(self.agents["autoregressive"]) if is_comparable else None
-        own = {name: side for name, side in OURS.items() if side[1] == config.world_model.prediction}
+        own = {name: side for name, side in OURS.items() if side[1] == config.world.prediction}
         self.sides = OURS if is_comparable else own
 
     def _agent(self, prediction: Any) -> Agent:
         torch.manual_seed(0)
-        attention = self.config.world_model.attention if prediction == "parallel" else "causal"
-        world_model = replace(self.config.world_model, prediction=prediction, attention=attention)
-        config = AgentConfig(NUM_ACTIONS, self.config.tokenizer, world_model, self.config.actor_critic)
+        attention = self.config.world.attention if prediction == "parallel" else "causal"
+        world = replace(self.config.world, prediction=prediction, attention=attention)
+        config = AgentConfig(NUM_ACTIONS, self.config.tokenizer, world, self.config.policy)
         return Agent(config).to(self.device).eval()
 
     def frames(self, *shape: int) -> Tensor:
@@ -256,24 +256,22 @@ class Bench:
 
     @property
     def _sees_frames(self) -> bool:
-        return self.agent.config.actor_critic.inputs == "frames"
+        return self.agent.config.policy.inputs == "frames"
 
-    def world_model(self) -> None:
+    def world(self) -> None:
         """One update with its tokens: encoded here by the reference, once an epoch by us."""
         batch, length, reference = self.sizes.update_batch, self.sizes.context, self.reference
         frames = self.frames(batch, length)
         batch_of = (self.tokens(batch, length), *self._segment(batch, length))
         sides: dict[str, Work] = {}
         if reference is not None:
-            optimizer = torch.optim.AdamW(reference.weights["world_model"], lr=0.0)
-            sides[REFERENCE] = works.update(
-                optimizer, lambda: reference.world_model_loss(frames, *batch_of[1:])
-            )
+            optimizer = torch.optim.AdamW(reference.weights["world"], lr=0.0)
+            sides[REFERENCE] = works.update(optimizer, lambda: reference.world_loss(frames, *batch_of[1:]))
         share = frames_a_segment(self.config)["encode"]
         encoded = self.frames(max(1, round(share * batch)))
         for name, dtype, agent in self.own(tuple(OURS)):
             own = works.in_turn(
-                works.world_model_update(agent, self.config, *batch_of),
+                works.world_update(agent, self.config, *batch_of),
                 without_gradients(agent.tokenizer.encode, encoded),
             )
             sides[name] = self.cast(dtype, own)
@@ -287,21 +285,21 @@ class Bench:
         ends = torch.rand(batch, length, device=self.device) < 0.05
         return self.actions(batch, length), rewards, ends
 
-    def actor_critic(self) -> None:
+    def policy(self) -> None:
         """One update, burn-in included."""
         sizes, reference = self.sizes, self.reference
         batch, horizon = sizes.update_batch, sizes.horizon
         sides: dict[str, Work] = {}
         if reference is not None:
             frames = self.frames(batch, sizes.burn_in + 1)
-            optimizer = torch.optim.AdamW(reference.weights["actor_critic"], lr=0.0)
-            sides[REFERENCE] = works.update(optimizer, lambda: reference.actor_critic_loss(frames, horizon))
+            optimizer = torch.optim.AdamW(reference.weights["policy"], lr=0.0)
+            sides[REFERENCE] = works.update(optimizer, lambda: reference.policy_loss(frames, horizon))
         share = frames_a_segment(self.config)
         encoded = self.frames(max(1, round(share["encode"] * batch)))
         decoded = self.tokens(max(1, round(share["decode"] * batch)))
         for name, dtype, agent in self.own(tuple(OURS)):
             seen = self._seen(agent, batch, sizes.burn_in + 1)
-            update = works.actor_critic_update(agent, self.config, self.tokens(batch), seen, horizon, dtype)
+            update = works.policy_update(agent, self.config, self.tokens(batch), seen, horizon, dtype)
             parts = [update, without_gradients(agent.tokenizer.encode, encoded)]
             if self._sees_frames:
                 parts.append(without_gradients(agent.tokenizer.decode, decoded))
@@ -333,7 +331,7 @@ class Bench:
         for length in sizes.scaling_contexts:
             batch_of = (self.tokens(2, length), *self._segment(2, length))
             sides = {
-                name: self.cast(dtype, works.world_model_update(agent, self.config, *batch_of))
+                name: self.cast(dtype, works.world_update(agent, self.config, *batch_of))
                 for name, dtype, agent in self.own(names)
             }
             row = self.measure(f"context {length}", "segment steps", 2 * length, sides)

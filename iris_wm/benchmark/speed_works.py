@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from iris_wm.agent import Agent
-from iris_wm.imagination.rollout import Imagination, ImaginationConfig
-from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
-from iris_wm.losses.actor_critic import actor_critic_loss
-from iris_wm.losses.tokenizer import TokenizerLossConfig, tokenizer_loss
-from iris_wm.losses.world_model import world_model_loss
-from iris_wm.training.config import OptimizationConfig, RunConfig
+from iris_wm.dream.rollout import Imagination, ImaginationConfig
+from iris_wm.dream.token_env import SamplingConfig, TokenEnv
+from iris_wm.policy.loss import policy_loss
+from iris_wm.runs.config import OptimizationConfig, RunConfig
+from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
 from iris_wm.training.module import build_optimizer
+from iris_wm.world.loss import world_loss
 
 Work = Callable[[], Any]
 
@@ -67,24 +67,24 @@ def tokenizer_update(agent: Agent, config: RunConfig, frames: Tensor) -> Work:
     return update(optimizer, loss)
 
 
-def world_model_update(
+def world_update(
     agent: Agent, config: RunConfig, tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor
 ) -> Work:
     """A training step on segments: tokens (B, T, K), the others (B, T)."""
-    model = agent.world_model
-    optimizer = build_optimizer(model, _standing_still(config.training.world_model))
+    model = agent.world
+    optimizer = build_optimizer(model, _standing_still(config.training.world))
 
     def loss() -> Tensor:
         output = model.train()(tokens, actions)
         model.eval()
-        return _total(world_model_loss(model, output, tokens, rewards, ends, torch.ones_like(ends)))
+        return _total(world_loss(model, output, tokens, rewards, ends, torch.ones_like(ends)))
 
     return update(optimizer, loss)
 
 
 def token_roll_out(agent: Agent, tokens: Tensor, actions: Tensor, dtype: torch.dtype) -> Work:
     """Imagined steps in tokens alone: tokens (B, K) to start from, actions (H, B). On a GPU one CUDA graph."""
-    env = TokenEnv(agent.world_model, len(tokens), SamplingConfig(), dtype)
+    env = TokenEnv(agent.world, len(tokens), SamplingConfig(), dtype)
     horizon = len(actions)
 
     def roll_out() -> None:
@@ -116,31 +116,31 @@ def imagination(agent: Agent, tokens: Tensor, horizon: int, dtype: torch.dtype) 
     return lambda: imagined.imagine(tokens, state, 0)
 
 
-def actor_critic_update(
+def policy_update(
     agent: Agent, config: RunConfig, tokens: Tensor, seen: Tensor, horizon: int, dtype: torch.dtype
 ) -> Work:
     """A training step: burn-in on what the policy saw (B, T, ...), the last of it where the roll-out starts.
 
     tokens (B, K): of the frames to start from.
     """
-    actor_critic = agent.actor_critic
-    optimizer = build_optimizer(actor_critic, _standing_still(config.training.actor_critic))
+    policy = agent.policy
+    optimizer = build_optimizer(policy, _standing_still(config.training.policy))
     imagined = _new_imagination(agent, horizon, len(tokens), dtype)
-    first = seen[:, -1] if actor_critic.config.inputs == "frames" else None
+    first = seen[:, -1] if policy.config.inputs == "frames" else None
 
     def loss() -> Tensor:
         with torch.no_grad():
-            _, state = actor_critic.sequence(seen[:, :-1], agent.initial_state(len(tokens)))
+            _, state = policy.sequence(seen[:, :-1], agent.initial_state(len(tokens)))
         rollout = imagined.imagine(tokens, state, 0, first_inputs=first)
-        output = actor_critic.heads(actor_critic.sequence(rollout.inputs, rollout.state)[0])
+        output = policy.heads(policy.sequence(rollout.inputs, rollout.state)[0])
         return _total(
-            actor_critic_loss(
+            policy_loss(
                 output.action_logits,
                 output.values,
                 rollout.actions,
                 rollout.rewards,
                 rollout.terminations,
-                config.losses.actor_critic,
+                config.losses.policy,
             )
         )
 
@@ -155,7 +155,7 @@ def acting(agent: Agent, frame: Tensor, num: int) -> Work:
 
 def _new_imagination(agent: Agent, horizon: int, batch: int, dtype: torch.dtype) -> Imagination:
     config = ImaginationConfig(horizon=horizon)
-    return Imagination(agent.tokenizer, agent.world_model, agent.actor_critic, config, batch, dtype=dtype)
+    return Imagination(agent.tokenizer, agent.world, agent.policy, config, batch, dtype=dtype)
 
 
 def _standing_still(config: OptimizationConfig) -> OptimizationConfig:

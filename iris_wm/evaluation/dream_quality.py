@@ -14,7 +14,8 @@ from torch import Tensor
 from iris_wm.agent import Agent
 from iris_wm.collection import play_episode
 from iris_wm.data.episode import Episode
-from iris_wm.data.streams import stream_generator, stream_seed
+from iris_wm.dream.dream_batch import DreamBatch
+from iris_wm.dream.token_env import SamplingConfig
 from iris_wm.envs import EnvConfig, make_env
 from iris_wm.evaluation.dream_metrics import (
     Curve,
@@ -25,9 +26,8 @@ from iris_wm.evaluation.dream_metrics import (
     find_objects,
     horizon_curve,
 )
-from iris_wm.imagination.dream_batch import DreamBatch
-from iris_wm.imagination.token_env import SamplingConfig
-from iris_wm.models.tokenizer import to_uint8
+from iris_wm.streams import stream_generator, stream_seed
+from iris_wm.tokenizer.tokenizer import to_uint8
 
 FORMAT_VERSION = 1
 RANGES = ((1, 5), (6, 10), (11, 20), (21, 50))
@@ -201,7 +201,7 @@ def evaluate_dream(
     return DreamQuality(
         name=name,
         game=game,
-        prediction=agent.world_model.config.prediction,
+        prediction=agent.world.config.prediction,
         horizon=horizon,
         seed=seed,
         temperature=sampling.temperature,
@@ -374,7 +374,7 @@ def _events(
 
 def _one_step(agent: Agent, episodes: Sequence[Episode], tokens: list[Tensor]) -> tuple[float, float]:
     """Share of next-frame tokens whose likeliest code is right, and their nats, given the real tokens before."""
-    layout = agent.world_model.layout
+    layout = agent.world.layout
     right = total = 0
     nats = 0.0
     for episode, codes in zip(episodes, tokens, strict=True):
@@ -385,8 +385,8 @@ def _one_step(agent: Agent, episodes: Sequence[Episode], tokens: list[Tensor]) -
         for obs_tokens, actions in windows:
             if len(obs_tokens) < 2:
                 continue
-            output = agent.world_model(obs_tokens[None], actions[None].to(obs_tokens.device))
-            kept, labels = agent.world_model.observation_targets(obs_tokens[None])
+            output = agent.world(obs_tokens[None], actions[None].to(obs_tokens.device))
+            kept, labels = agent.world.observation_targets(obs_tokens[None])
             logits = output.observation_logits[:, kept]
             # The first frame's tokens are not foretold: nothing came before.
             own = labels.shape[1] - (len(obs_tokens) - 1) * layout.tokens_per_frame

@@ -7,9 +7,9 @@ import torch
 
 from iris_wm.agent import Agent
 from iris_wm.data.episode import to_frame
-from iris_wm.data.streams import stream_generator, stream_seed
 from iris_wm.envs import EnvConfig, make_env
-from iris_wm.models.actor_critic import PolicyState
+from iris_wm.policy.actor_critic import PolicyState
+from iris_wm.streams import stream_generator, stream_seed
 
 
 @dataclass(frozen=True)

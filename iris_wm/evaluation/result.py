@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iris_wm.config_file import build_config
+from iris_wm.config import build_config
 from iris_wm.evaluation.published import games as atari100k_games
 from iris_wm.evaluation.published import normalize
 

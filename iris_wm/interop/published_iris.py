@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from iris_wm.agent import Agent, AgentConfig
-from iris_wm.models.actor_critic import ActorCriticConfig
-from iris_wm.models.autoencoder import AutoencoderConfig
-from iris_wm.models.tokenizer import TokenizerConfig
-from iris_wm.models.world_model import WorldModelConfig
+from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.world.token_world import WorldConfig
 
 # Our key -> the published one, applied in this order; what no pattern matches keeps its name.
 _RENAMES = [
@@ -44,8 +44,10 @@ _RENAMES = [
     (r"\.observation_head\.", ".head_observations.head_module."),
     (r"\.reward_head\.", ".head_rewards.head_module."),
     (r"\.termination_head\.", ".head_ends.head_module."),
-    (r"^actor_critic\.features\.convs\.(\d)\.", lambda match: f"actor_critic.conv{int(match[1]) + 1}."),
-    (r"^actor_critic\.(critic|actor)\.", r"actor_critic.\1_linear."),
+    (r"^policy\.features\.convs\.(\d)\.", lambda match: f"policy.conv{int(match[1]) + 1}."),
+    (r"^policy\.(critic|actor)\.", r"policy.\1_linear."),
+    (r"^policy\.", "actor_critic."),
+    (r"^world\.", "world_model."),
 ]
 _CODEBOOK = "_codebook.embed"
 # Rebuilt from the config, or (the perceptual network) no part of the agent.
@@ -105,7 +107,7 @@ def published_state(agent: Agent) -> dict[str, Tensor]:
         ValueError: for an agent that published IRIS cannot express.
     """
     config = agent.config
-    if config.world_model.is_parallel or config.actor_critic.inputs != "frames":
+    if config.world.is_parallel or config.policy.inputs != "frames":
         raise ValueError(
             "export: published IRIS predicts autoregressively and acts on frames; this agent does not"
         )
@@ -117,11 +119,11 @@ def published_state(agent: Agent) -> dict[str, Tensor]:
         names = published_keys(key, num_stages)
         value = value[0] if key.endswith(_CODEBOOK) else value
         state.update(zip(names, (part.clone() for part in value.chunk(len(names))), strict=True))
-    layout = agent.world_model.layout
+    layout = agent.world.layout
     positions = torch.arange(layout.max_tokens)
     within = positions % layout.tokens_per_step
     mask = torch.tril(torch.ones(layout.max_tokens, layout.max_tokens))
-    for i in range(config.world_model.num_layers):
+    for i in range(config.world.num_layers):
         state[f"world_model.transformer.blocks.{i}.attn.mask"] = mask.clone()
     is_action = within == layout.tokens_per_frame
     state["world_model.head_observations.indices"] = positions[within != layout.tokens_per_frame - 1]
@@ -173,7 +175,7 @@ def config_from_published(state: dict[str, Tensor], *, num_heads: int = 4) -> Ag
     codebook_size, embedding_dim = shape("tokenizer.embedding.weight")
     tokenizer = TokenizerConfig(autoencoder, codebook_size=codebook_size, embedding_dim=embedding_dim)
     max_tokens, embed_dim = shape("world_model.pos_emb.weight")
-    world_model = WorldModelConfig(
+    world = WorldConfig(
         num_layers=_count(state, r"^world_model\.transformer\.blocks\.(\d+)\."),
         num_heads=num_heads,
         embed_dim=embed_dim,
@@ -182,8 +184,8 @@ def config_from_published(state: dict[str, Tensor], *, num_heads: int = 4) -> Ag
     return AgentConfig(
         num_actions=shape("actor_critic.actor_linear.weight")[0],
         tokenizer=tokenizer,
-        world_model=world_model,
-        actor_critic=ActorCriticConfig(hidden_size=hidden_size),
+        world=world,
+        policy=PolicyConfig(hidden_size=hidden_size),
     )
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from iris_wm.agent import Agent
 from iris_wm.data.episode import to_frame
-from iris_wm.data.streams import stream_generator, stream_seed
+from iris_wm.dream.rollout import policy_inputs
+from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.envs.snapshot import Snapshot, SnapshotEnv
-from iris_wm.imagination.rollout import policy_inputs
-from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
 from iris_wm.play.dream import DreamFrame
+from iris_wm.streams import stream_generator, stream_seed
 
 _Memory: TypeAlias = Any
 """The policy's, as `Agent.initial_state` gives it and `Agent.act` returns it."""
@@ -66,7 +66,7 @@ class AgentDream:
         self.codebook_size = agent.tokenizer.quantizer.codebook_size
         self.temperature = 1.0
         self._names = names
-        self._token_env = TokenEnv(agent.world_model, 1, SamplingConfig(context_overflow="slide"))
+        self._token_env = TokenEnv(agent.world, 1, SamplingConfig(context_overflow="slide"))
         self._starts: dict[int, _Start] = {}
         self._past: list[tuple[Tensor, Tensor]] = []
         self._moments: list[_Moment] = []
@@ -124,8 +124,8 @@ class AgentDream:
             raise ValueError(f"action: got {action}, expected 0 to {self.agent.num_actions - 1}")
         inputs = self._inputs
         if inputs is None:
-            inputs = policy_inputs(self.agent.tokenizer, self.agent.actor_critic, now.obs_tokens)
-        output, state = self.agent.actor_critic(inputs, now.state)
+            inputs = policy_inputs(self.agent.tokenizer, self.agent.policy, now.obs_tokens)
+        output, state = self.agent.policy(inputs, now.state)
         if action is None:
             shares = output.action_logits[0].float().cpu().softmax(-1)
             action = int(torch.multinomial(shares, 1, generator=self._generator))
@@ -175,7 +175,7 @@ class AgentDream:
     def _picture(self, obs_tokens: Tensor) -> Tensor:
         """The frame (C, H, W) uint8 of tokens (1, K); kept as the policy's next input where it sees frames."""
         decoded = self.agent.tokenizer.decode(obs_tokens)
-        self._inputs = decoded if self.agent.actor_critic.config.inputs == "frames" else None
+        self._inputs = decoded if self.agent.policy.config.inputs == "frames" else None
         return decoded[0].mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
 
     def _pairs(self, moments: list[_Moment]) -> list[tuple[Tensor, Tensor]]:

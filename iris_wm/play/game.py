@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from iris_wm.data.episode import Episode
-from iris_wm.data.streams import stream_seed
 from iris_wm.play.dream import Dream, DreamFrame
 from iris_wm.play.keyboard import Keyboard
+from iris_wm.streams import stream_seed
 from iris_wm.visualization.tokens import code_colors
 from iris_wm.visualization.video import dream_frames, gif_bytes
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from iris_wm.data.replay import Replay
 from iris_wm.data.segment import Segment
-from iris_wm.data.streams import stream_generator
-from iris_wm.training.config import RunConfig
+from iris_wm.runs.config import RunConfig
+from iris_wm.streams import stream_generator
 from iris_wm.training.schedule import Component, num_training_steps, phases
 
 
@@ -58,13 +58,11 @@ class BatchSampler:
         generator = stream_generator(self.config.seed, f"{component} batch {epoch} rank {self.rank}", index)
         if component == "tokenizer":
             return self.replay.sample_indices(training.tokenizer.batch_size, 1, generator)
-        if component == "world_model":
-            length = self.config.world_model.segment_steps
-            return self.replay.sample_indices(training.world_model.batch_size, length, generator)
+        if component == "world":
+            length = self.config.world.segment_steps
+            return self.replay.sample_indices(training.world.batch_size, length, generator)
         length = self.config.imagination.burn_in + 1
-        return self.replay.sample_indices(
-            training.actor_critic.batch_size, length, generator, from_start=False
-        )
+        return self.replay.sample_indices(training.policy.batch_size, length, generator, from_start=False)
 
     def sample(self, step: Step) -> Segment:
         """The batch of a step, on the replay's device."""

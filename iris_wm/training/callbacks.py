@@ -9,16 +9,16 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from iris_wm.checkpoint.errors import NumericFailure, Stopped
 from iris_wm.evaluation.evaluate import evaluate
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.progress import STATE_KEY, InterruptedStep, RunProgress, StopRequest
+from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.training.batches import Step
 from iris_wm.training.checkpoint_io import RunCheckpointIO
-from iris_wm.training.config import RunConfig
 from iris_wm.training.datamodule import ReplayDataModule
 from iris_wm.training.display import Display
 from iris_wm.training.distributed import agree, check_same_experience
 from iris_wm.training.module import IrisModule
-from iris_wm.training.progress import STATE_KEY, InterruptedStep, RunProgress, StopRequest
 from iris_wm.training.schedule import COLLECTION_CHUNK, num_collection_steps, num_steps
-from iris_wm.training.token_cache import TokenCache
 from iris_wm.training.watch import check_weights
 
 BACKGROUND_FRAMES = 1000
@@ -79,7 +79,7 @@ class EpochWork(pl.Callback):
             if tokenizer.config.has_background and is_first:
                 first_frames = torch.arange(min(self.data.replay.num_steps, BACKGROUND_FRAMES))
                 tokenizer.set_background(self.data.replay.frames_at(first_frames))
-        elif batch.component in ("world_model", "actor_critic") and not pl_module.token_cache.is_fresh:
+        elif batch.component in ("world", "policy") and not pl_module.token_cache.is_fresh:
             self._fill_cache(pl_module, batch.epoch)
         elif batch.component == "evaluation":
             self._evaluate(pl_module, batch)
@@ -112,7 +112,7 @@ class EpochWork(pl.Callback):
                 collector.refresh_memory()
         total = num_collection_steps(self.config, step.epoch)
         chunk = COLLECTION_CHUNK * config.num_envs
-        is_trained = step.epoch > self.config.training.actor_critic.start_after_epoch + 1
+        is_trained = step.epoch > self.config.training.policy.start_after_epoch + 1
         epsilon = config.epsilon if is_trained else config.epsilon_before_policy
         with module.autocast():
             finished = collector.collect(min(chunk, total - step.index * chunk), epsilon)
@@ -123,9 +123,9 @@ class EpochWork(pl.Callback):
 
     def _fill_cache(self, module: IrisModule, epoch: int) -> None:
         assert module.token_cache is not None
-        decode = self.data.sampler.frames_needed(epoch, "actor_critic")
-        encode = decode | self.data.sampler.frames_needed(epoch, "world_model")
-        if self.config.actor_critic.inputs == "tokens" or not self.config.imagination.burn_in:
+        decode = self.data.sampler.frames_needed(epoch, "policy")
+        encode = decode | self.data.sampler.frames_needed(epoch, "world")
+        if self.config.policy.inputs == "tokens" or not self.config.imagination.burn_in:
             decode = torch.zeros_like(decode)
 
         def on_progress(done: int, total: int) -> None:

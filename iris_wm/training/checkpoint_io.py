@@ -9,8 +9,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from iris_wm.checkpoint.folder import load_checkpoint, save_checkpoint
 from iris_wm.checkpoint.replay_segments import ReplaySource
 from iris_wm.checkpoint.run_folder import RunFolder
-from iris_wm.config_file import to_mapping
-from iris_wm.training.progress import STATE_KEY
+from iris_wm.config import to_mapping
+from iris_wm.runs.progress import STATE_KEY
 
 
 class RunCheckpointIO(CheckpointIO):

@@ -9,9 +9,9 @@ from iris_wm.agent import Agent
 from iris_wm.collection import Collector
 from iris_wm.data.replay import Replay
 from iris_wm.envs.snapshot import SnapshotEnv
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.progress import RunProgress
 from iris_wm.training.batches import BatchSampler, EpochSteps, Step
-from iris_wm.training.config import RunConfig
-from iris_wm.training.progress import RunProgress
 
 
 class ReplayDataModule(pl.LightningDataModule):

@@ -16,9 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.progress import RunProgress
 from iris_wm.training.batches import Step
-from iris_wm.training.config import RunConfig
-from iris_wm.training.progress import RunProgress
 from iris_wm.training.schedule import COLLECTION_CHUNK, phases
 
 _SHOWN = {
@@ -26,9 +26,9 @@ _SHOWN = {
     "evaluation/return": "test return",
     "tokenizer/reconstruction_loss": "reconstruction",
     "tokenizer/codes_used": "codes",
-    "world_model/observation_loss": "tokens",
-    "world_model/reward_loss": "rewards",
-    "actor_critic/imagined_return": "imagined return",
+    "world/observation_loss": "tokens",
+    "world/reward_loss": "rewards",
+    "policy/imagined_return": "imagined return",
 }
 
 
@@ -150,7 +150,7 @@ def projected_memory(config: RunConfig, progress: RunProgress) -> float:
     pixels = 3 * config.env.resolution**2
     missing = max(0, config.total_env_steps - progress.env_steps)
     per_step = 0
-    if config.actor_critic.inputs == "frames" and config.imagination.burn_in:
+    if config.policy.inputs == "frames" and config.imagination.burn_in:
         per_step += 4 * pixels
     if torch.cuda.is_available() and config.trainer.accelerator != "cpu":
         return torch.cuda.max_memory_allocated() + missing * per_step

@@ -15,7 +15,7 @@ import torch
 
 from iris_wm.checkpoint.errors import NumericFailure
 from iris_wm.data.replay import Replay
-from iris_wm.training.config import TrainerConfig
+from iris_wm.runs.config import TrainerConfig
 
 _PR_SET_PDEATHSIG = 1
 

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from iris_wm.agent import Agent
 from iris_wm.checkpoint.errors import NumericFailure
 from iris_wm.data.segment import Segment
-from iris_wm.data.streams import stream_seed
-from iris_wm.imagination.rollout import Imagination
-from iris_wm.losses.actor_critic import actor_critic_loss
-from iris_wm.losses.tokenizer import LPIPS, tokenizer_loss
-from iris_wm.losses.world_model import world_model_loss
-from iris_wm.models.quantizer import codebook_usage
+from iris_wm.dream.rollout import Imagination
+from iris_wm.policy.loss import policy_loss
+from iris_wm.runs.config import OptimizationConfig, RunConfig
+from iris_wm.streams import stream_seed
+from iris_wm.tokenizer.loss import LPIPS, tokenizer_loss
+from iris_wm.tokenizer.quantizer import codebook_usage
+from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.training.batches import BatchSampler, Step
-from iris_wm.training.config import OptimizationConfig, RunConfig
 from iris_wm.training.schedule import NETWORKS, learning_rate
-from iris_wm.training.token_cache import TokenCache
+from iris_wm.world.loss import world_loss
 
 # Scalars by name: the losses, whose sum is minimised, and what else is logged.
 LossesAndMeasures = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -99,48 +99,48 @@ class IrisModule(pl.LightningModule):
             used, perplexity = codebook_usage(output.obs_tokens, tokenizer.quantizer.codebook_size)
         return losses, {"codes_used": used, "perplexity": perplexity}
 
-    def _world_model_losses(self, segment: Segment, batch: Step) -> LossesAndMeasures:
+    def _world_losses(self, segment: Segment, batch: Step) -> LossesAndMeasures:
         assert self.token_cache is not None
         obs_tokens = self.token_cache.obs_tokens(segment.frame_indices)
-        world_model = self.agent.world_model
-        num_steps = self.config.world_model.context_steps
-        output = world_model(obs_tokens[:, :num_steps], segment.actions[:, :num_steps])
-        losses = world_model_loss(
-            world_model,
+        world = self.agent.world
+        num_steps = self.config.world.context_steps
+        output = world(obs_tokens[:, :num_steps], segment.actions[:, :num_steps])
+        losses = world_loss(
+            world,
             output,
             obs_tokens,
             segment.rewards,
             segment.terminations,
             segment.is_real,
-            self.config.losses.world_model,
+            self.config.losses.world,
         )
         return losses, {}
 
-    def _actor_critic_losses(self, segment: Segment, batch: Step) -> LossesAndMeasures:
+    def _policy_losses(self, segment: Segment, batch: Step) -> LossesAndMeasures:
         assert self.token_cache is not None
-        actor_critic, config = self.agent.actor_critic, self.config.imagination
+        policy, config = self.agent.policy, self.config.imagination
         indices, is_real = segment.frame_indices, segment.is_real
         # Where an episode is shorter than the burn-in, the world model sees its first frame standing still.
         first = indices.gather(1, is_real.long().argmax(1, keepdim=True))
         obs_tokens = self.token_cache.obs_tokens(torch.where(is_real, indices, first))
-        state = actor_critic.initial_state(len(indices))
+        state = policy.initial_state(len(indices))
         first_inputs = None
         if config.burn_in:
             with torch.no_grad():
-                if actor_critic.config.inputs == "frames":
+                if policy.config.inputs == "frames":
                     reconstructions = self.token_cache.reconstructions(indices)
                     inputs, first_inputs = reconstructions[:, :-1], reconstructions[:, -1]
                 else:
                     inputs = self.agent.tokenizer.quantizer.lookup(obs_tokens[:, :-1])
-                _, state = actor_critic.sequence(inputs, state, is_real[:, :-1])
+                _, state = policy.sequence(inputs, state, is_real[:, :-1])
         past = []
         if config.context == "burn_in":
             past = [(obs_tokens[:, t], segment.actions[:, t]) for t in range(config.burn_in)]
         if self.imagination is None or self.imagination.token_env.batch_size != len(indices):
             self.imagination = Imagination(
                 self.agent.tokenizer,
-                self.agent.world_model,
-                actor_critic,
+                self.agent.world,
+                policy,
                 config,
                 len(indices),
                 dtype=torch.bfloat16 if self.is_bfloat16 else torch.float32,
@@ -149,15 +149,15 @@ class IrisModule(pl.LightningModule):
             self.config.seed, f"imagination {batch.epoch} rank {self.global_rank}", batch.index
         )
         rollout = self.imagination.imagine(obs_tokens[:, -1], state, seed, past, first_inputs)
-        hidden, _ = actor_critic.sequence(rollout.inputs, rollout.state)
-        output = actor_critic.heads(hidden)
-        losses = actor_critic_loss(
+        hidden, _ = policy.sequence(rollout.inputs, rollout.state)
+        output = policy.heads(hidden)
+        losses = policy_loss(
             output.action_logits,
             output.values,
             rollout.actions,
             rollout.rewards,
             rollout.terminations,
-            self.config.losses.actor_critic,
+            self.config.losses.policy,
         )
         # A loss that is not finite stops the run, in all processes that train together; nobody waits for it here.
         self._imagination_is_finite = rollout.is_finite
@@ -198,7 +198,7 @@ class IrisModule(pl.LightningModule):
                 tensor = f"{component}/{name}"
                 if weight:
                     tensor = f"{component}.{weight}"
-                elif component == "actor_critic" and not bool(self._imagination_is_finite):
+                elif component == "policy" and not bool(self._imagination_is_finite):
                     tensor = _first_bad(self.agent.weights().items()) or "logits of the imagination"
                 elif name == "grad_norm" and gradient:
                     tensor = f"gradient of {component}.{gradient}"

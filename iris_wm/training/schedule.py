@@ -6,10 +6,10 @@ Collect, then train the tokenizer, the world model and the actor-critic in turn,
 from dataclasses import dataclass
 from typing import Literal
 
-from iris_wm.training.config import OptimizationConfig, RunConfig
+from iris_wm.runs.config import OptimizationConfig, RunConfig
 
-Component = Literal["collection", "tokenizer", "world_model", "actor_critic", "evaluation"]
-NETWORKS: tuple[Component, ...] = ("tokenizer", "world_model", "actor_critic")
+Component = Literal["collection", "tokenizer", "world", "policy", "evaluation"]
+NETWORKS: tuple[Component, ...] = ("tokenizer", "world", "policy")
 COLLECTION_CHUNK = 50
 
 

@@ -19,13 +19,13 @@ from PIL import Image
 from iris_wm.visualization import drawing
 
 COLUMNS = ("env_steps", "epoch", "name", "value")
-_GROUPS = ("tokenizer", "world_model", "actor_critic", "collection", "evaluation")
+_GROUPS = ("tokenizer", "world", "policy", "collection", "evaluation")
 _GROUP_COLORS = {
     "collection": drawing.REAL,
     "evaluation": drawing.REWARD,
     "tokenizer": drawing.RECONSTRUCTED,
-    "world_model": drawing.DREAM,
-    "actor_critic": (120, 160, 250),
+    "world": drawing.DREAM,
+    "policy": (120, 160, 250),
 }
 _RETURNS = ("collection/return", "evaluation/return")
 _RANDOM = "evaluation/random_return"

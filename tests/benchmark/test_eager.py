@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from iris_wm.benchmark.eager import EagerReference
-from iris_wm.imagination.rollout import policy_inputs
-from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
-from iris_wm.losses.tokenizer import TokenizerLossConfig, tokenizer_loss
-from iris_wm.losses.world_model import world_model_loss
+from iris_wm.dream.rollout import policy_inputs
+from iris_wm.dream.token_env import SamplingConfig, TokenEnv
+from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
+from iris_wm.world.loss import world_loss
 
 B = 3
 
 
 @pytest.fixture(scope="module")
 def agent(tiny_agent):
-    return tiny_agent("world_model.context_steps=5").eval()
+    return tiny_agent("world.context_steps=5").eval()
 
 
 @pytest.fixture(scope="module")
@@ -46,31 +46,31 @@ def test_tokenizer(agent, reference, frames):
 
 
 @torch.no_grad()
-def test_world_model(agent, reference, frames):
+def test_world(agent, reference, frames):
     segment = frames[:, None].expand(-1, 4, -1, -1, -1)
     generator = torch.Generator().manual_seed(1)
     actions = torch.randint(3, (B, 4), generator=generator)
     rewards = torch.randint(-1, 2, (B, 4), generator=generator).float()
     ends = torch.rand(B, 4, generator=generator) < 0.3
     tokens = agent.tokenizer.encode(segment)
-    ours, theirs = agent.world_model(tokens, actions), reference.sequence(tokens, actions)
+    ours, theirs = agent.world(tokens, actions), reference.sequence(tokens, actions)
     assert close(theirs["observation"], ours.observation_logits)
     assert close(theirs["reward"], ours.reward_logits)
     assert close(theirs["termination"], ours.termination_logits)
-    losses = world_model_loss(agent.world_model, ours, tokens, rewards, ends, torch.ones_like(ends))
-    dropout = agent.config.world_model.dropout
-    object.__setattr__(agent.config.world_model, "dropout", 0.0)
+    losses = world_loss(agent.world, ours, tokens, rewards, ends, torch.ones_like(ends))
+    dropout = agent.config.world.dropout
+    object.__setattr__(agent.config.world, "dropout", 0.0)
     try:
-        loss = reference.world_model_loss(segment, actions, rewards, ends)
+        loss = reference.world_loss(segment, actions, rewards, ends)
     finally:
-        object.__setattr__(agent.config.world_model, "dropout", dropout)
+        object.__setattr__(agent.config.world, "dropout", dropout)
     assert close(loss, torch.stack(list(losses.values())).sum())
 
 
 @torch.no_grad()
 def test_roll_out_of_likeliest_tokens_over_the_end_of_the_context(agent, reference, frames):
     tokens = agent.tokenizer.encode(frames)
-    env = TokenEnv(agent.world_model, B, SamplingConfig(temperature=0.0))
+    env = TokenEnv(agent.world, B, SamplingConfig(temperature=0.0))
     env.reset(tokens, seed=0)
     reference.reset(tokens)
     generator = torch.Generator().manual_seed(2)
@@ -87,9 +87,9 @@ def test_roll_out_of_likeliest_tokens_over_the_end_of_the_context(agent, referen
 @torch.no_grad()
 def test_policy(agent, reference, frames):
     tokens = agent.tokenizer.encode(frames)
-    inputs = policy_inputs(agent.tokenizer, agent.actor_critic, tokens)
+    inputs = policy_inputs(agent.tokenizer, agent.policy, tokens)
     state = agent.initial_state(B)
-    output, state = agent.actor_critic(inputs, state)
+    output, state = agent.policy(inputs, state)
     logits, values, memory = reference.policy(inputs, tuple(agent.initial_state(B)))
     assert close(logits, output.action_logits)
     assert close(values, output.values)
@@ -97,11 +97,11 @@ def test_policy(agent, reference, frames):
 
 
 def test_losses_have_gradients(reference, frames):
-    loss = reference.actor_critic_loss(frames[:, None].expand(-1, 3, -1, -1, -1), horizon=3)
+    loss = reference.policy_loss(frames[:, None].expand(-1, 3, -1, -1, -1), horizon=3)
     loss.backward()
-    assert all(weight.grad is not None for weight in reference.weights["actor_critic"])
+    assert all(weight.grad is not None for weight in reference.weights["policy"])
 
 
 def test_other_agents_are_refused(tiny_agent):
     with pytest.raises(ValueError, match="the reference is autoregressive"):
-        EagerReference(tiny_agent("actor_critic.inputs=tokens"))
+        EagerReference(tiny_agent("policy.inputs=tokens"))

@@ -11,7 +11,7 @@ from iris_wm.benchmark.speed_projection import frames_a_segment, project
 from iris_wm.benchmark.speed_rows import SIZES, Bench, Sizes
 from iris_wm.benchmark.timing import Clock, Row
 from iris_wm.cli import main
-from iris_wm.config_file import build_config, dump_yaml, parse_yaml
+from iris_wm.config import build_config, dump_yaml, parse_yaml
 
 TINY = Sizes(
     frames=2, rollout_batches=(2,), horizon=2, update_batch=2, burn_in=2, context=3, rounds=2,
@@ -64,7 +64,7 @@ def test_a_run_is_projected_from_its_rows(table, tiny_run):
 
 
 def test_an_agent_that_sees_tokens_is_measured_without_a_reference(tiny_run):
-    config = tiny_run("actor_critic.inputs=tokens", "world_model.prediction=parallel")
+    config = tiny_run("policy.inputs=tokens", "world.prediction=parallel")
     results = measure(config, replace(TINY, scaling_batches=(1,), scaling_horizons=(2,)), Clock("cpu"))
     for row in results["rows"]:
         assert set(row["seconds"]) == {"parallel", "parallel bf16"}
@@ -116,9 +116,9 @@ def test_frames_a_segment(tiny_run):
     config = tiny_run()
     few = frames_a_segment(config, num_frames=10_000_000)  # hardly any frame is drawn twice
     training = config.training
-    steps, seen = config.world_model.segment_steps, config.imagination.burn_in + 1
-    draws = training.world_model.batch_size * steps + training.actor_critic.batch_size * seen
-    segments = training.world_model.batch_size + training.actor_critic.batch_size
+    steps, seen = config.world.segment_steps, config.imagination.burn_in + 1
+    draws = training.world.batch_size * steps + training.policy.batch_size * seen
+    segments = training.world.batch_size + training.policy.batch_size
     assert few["encode"] == pytest.approx(draws / segments, rel=1e-3)
     assert few["decode"] == pytest.approx(seen, rel=1e-3)
     assert frames_a_segment(config, num_frames=1)["decode"] < seen
@@ -137,7 +137,7 @@ def test_the_command_writes_what_it_prints(tmp_path, tiny_run, monkeypatch, caps
     results = json.loads(output.read_text())
     assert (
         results["sizes"]["context"]
-        <= build_config(type(tiny_run()), parse_yaml(config.read_text(), "config")).world_model.context_steps
+        <= build_config(type(tiny_run()), parse_yaml(config.read_text(), "config")).world.context_steps
     )
 
 

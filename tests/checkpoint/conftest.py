@@ -8,7 +8,7 @@ import torch
 from iris_wm.checkpoint.folder import resume, save_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
 
-IDENTITY = {"env": {"id": "Breakout"}, "seed": 0, "world_model": {"num_layers": 2}}
+IDENTITY = {"env": {"id": "Breakout"}, "seed": 0, "world": {"num_layers": 2}}
 
 
 class ToyReplay:

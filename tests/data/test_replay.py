@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from iris_wm.data.replay import Replay
-from iris_wm.data.streams import stream_generator
+from iris_wm.streams import stream_generator
 
 SHAPE = (3, 4, 4)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from iris_wm import cli
-from iris_wm.config_file import apply_overrides, build_config, merge, read_yaml
+from iris_wm.config import apply_overrides, build_config, merge, read_yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/atari100k/README.md"]
@@ -50,8 +50,8 @@ COMMANDS = distinct([command for page in PAGES for command in commands(page)])
 ADDED = {
     "iris-wm fit --config": "--training.num_epochs 1 --collection.first_epoch_env_steps 20 --trainer.num_threads 1"
     " --training.tokenizer.first_epoch_steps 1 --training.tokenizer.batch_size 2"
-    " --training.world_model.first_epoch_steps 1 --training.world_model.batch_size 2 --world_model.num_layers 1"
-    " --training.actor_critic.first_epoch_steps 1"
+    " --training.world.first_epoch_steps 1 --training.world.batch_size 2 --world.num_layers 1"
+    " --training.policy.first_epoch_steps 1"
     " --quiet",
     "iris-wm fit --run": "",
     "iris-wm fit --run runs/demo --training.num_epochs 40": "--training.num_epochs 3",
@@ -225,7 +225,7 @@ def test_command_that_is_not_run_exists(command: str):
 
 def test_a_config_of_every_shown_fit_is_valid():
     """As shown, without what shortens it."""
-    from iris_wm.training.config import RunConfig
+    from iris_wm.runs.config import RunConfig
 
     for command in COMMANDS:
         if command.startswith("iris-wm fit --config"):

@@ -11,7 +11,8 @@ from torch import nn
 
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.data.episode import Episode
-from iris_wm.dream_report import write_dream_report
+from iris_wm.dream.dream_batch import DreamBatch, DreamStarts
+from iris_wm.dream.token_env import SamplingConfig
 from iris_wm.envs import EnvConfig
 from iris_wm.evaluation.dream_metrics import (
     auc,
@@ -23,12 +24,11 @@ from iris_wm.evaluation.dream_metrics import (
     horizon_curve,
 )
 from iris_wm.evaluation.dream_quality import DreamQuality, collect_held_out, evaluate_dream
-from iris_wm.imagination.dream_batch import DreamBatch, DreamStarts
-from iris_wm.imagination.token_env import SamplingConfig
-from iris_wm.models.actor_critic import ActorCriticConfig
-from iris_wm.models.autoencoder import AutoencoderConfig
-from iris_wm.models.tokenizer import TokenizerConfig
-from iris_wm.models.world_model import WorldModelConfig
+from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.reports.dream import write_dream_report
+from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.world.token_world import WorldConfig
 
 GREEDY = SamplingConfig(temperature=0, context_overflow="slide")
 
@@ -59,12 +59,12 @@ def make_agent(prediction="autoregressive", resolution=16):
     config = AgentConfig(
         3,
         TokenizerConfig(autoencoder, codebook_size=32, embedding_dim=16),
-        WorldModelConfig(1, 2, 32, context_steps=6, prediction=prediction),
-        ActorCriticConfig("tokens", hidden_size=16, token_features=8),
+        WorldConfig(1, 2, 32, context_steps=6, prediction=prediction),
+        PolicyConfig("tokens", hidden_size=16, token_features=8),
     )
     agent = Agent(config).eval()
     with torch.no_grad():
-        for parameter in agent.world_model.parameters():
+        for parameter in agent.world.parameters():
             parameter.mul_(6)
     return agent
 

@@ -7,7 +7,7 @@ from iris_wm.envs import EnvConfig, make_env
 from iris_wm.envs.catch import CatchEnv
 from iris_wm.evaluation import evaluate as module
 from iris_wm.evaluation.evaluate import evaluate
-from iris_wm.models.actor_critic import PolicyState
+from iris_wm.policy.actor_critic import PolicyState
 
 CATCH = EnvConfig("iris_wm/Catch-v0")
 BREAKOUT = EnvConfig("Breakout")

@@ -10,13 +10,13 @@ from iris_wm.agent import Agent, AgentConfig
 from iris_wm.checkpoint.folder import resume, save_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.collection import play_episode
-from iris_wm.config_file import to_mapping
+from iris_wm.config import to_mapping
 from iris_wm.data.replay import Replay
 from iris_wm.envs import EnvConfig, make_env
-from iris_wm.models.actor_critic import ActorCriticConfig
-from iris_wm.models.autoencoder import AutoencoderConfig
-from iris_wm.models.tokenizer import TokenizerConfig
-from iris_wm.models.world_model import WorldModelConfig
+from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.world.token_world import WorldConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +31,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         AgentConfig(
             3,
             TokenizerConfig(autoencoder, codebook_size=32, embedding_dim=16),
-            WorldModelConfig(1, 2, 32, context_steps=6),
-            ActorCriticConfig("tokens", hidden_size=16, token_features=8),
+            WorldConfig(1, 2, 32, context_steps=6),
+            PolicyConfig("tokens", hidden_size=16, token_features=8),
         )
     ).eval()
     replay = Replay(500)
@@ -108,9 +108,9 @@ def test_stable_baselines_checks_the_adapter(run_folder: Path):
     from stable_baselines3.common.env_checker import check_env
     from stable_baselines3.common.vec_env import VecMonitor
 
-    from iris_wm.imagination.dream_env import DreamEnv, DreamVectorEnv
-    from iris_wm.imagination.sb3 import Sb3DreamVecEnv
-    from iris_wm.registration import load_dreamer
+    from iris_wm.dream.env import DreamEnv, DreamVectorEnv
+    from iris_wm.dream.sb3 import Sb3DreamVecEnv
+    from iris_wm.runs.registration import load_dreamer
 
     agent, starts = load_dreamer(run_folder)
     check_env(DreamEnv(agent, starts, horizon=20))

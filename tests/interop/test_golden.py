@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from iris_wm.agent import Agent, AgentConfig
-from iris_wm.imagination.rollout import policy_inputs
-from iris_wm.imagination.token_env import SamplingConfig, TokenEnv
+from iris_wm.dream.rollout import policy_inputs
+from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.interop.published_iris import (
     agent_from_published,
     config_from_published,
     load_published,
     published_state,
 )
-from iris_wm.losses.actor_critic import lambda_returns
-from iris_wm.losses.tokenizer import TokenizerLossConfig, tokenizer_loss
-from iris_wm.losses.world_model import world_model_loss
+from iris_wm.policy.loss import lambda_returns
+from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
+from iris_wm.world.loss import world_loss
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def test_tokenizer(agent, golden):
     assert_close(agent.tokenizer.decode(tokens), golden["reconstructions"])
 
 
-def test_world_model(agent, golden):
+def test_world(agent, golden):
     with torch.no_grad():
-        output = agent.world_model(golden["tokens"], golden["actions"])
+        output = agent.world(golden["tokens"], golden["actions"])
     assert_close(output.hidden, golden["hidden"])
     assert_close(output.observation_logits, golden["logits_observations"])
     assert_close(output.reward_logits, golden["logits_rewards"])
@@ -61,9 +61,9 @@ def test_losses(agent, golden, golden_manifest):
     assert losses["reconstruction_loss"].item() == pytest.approx(reconstruction, rel=1e-4)
 
     with torch.no_grad():
-        output = agent.world_model(golden["tokens"], golden["actions"])
-    losses = world_model_loss(
-        agent.world_model,
+        output = agent.world(golden["tokens"], golden["actions"])
+    losses = world_loss(
+        agent.world,
         output,
         golden["tokens"],
         golden["batch_rewards"],
@@ -80,12 +80,12 @@ def test_policy_and_value(agent, golden):
     state = agent.initial_state(len(reconstructions))
     for t in range(reconstructions.shape[1]):
         with torch.no_grad():
-            output, state = agent.actor_critic(reconstructions[:, t], state)
+            output, state = agent.policy(reconstructions[:, t], state)
         assert_close(output.action_logits, golden["policy_logits"][:, t])
         assert_close(output.values, golden["values"][:, t])
     with torch.no_grad():
-        hidden, last = agent.actor_critic.sequence(reconstructions, agent.initial_state(len(reconstructions)))
-        output = agent.actor_critic.heads(hidden)
+        hidden, last = agent.policy.sequence(reconstructions, agent.initial_state(len(reconstructions)))
+        output = agent.policy.heads(hidden)
     assert_close(output.action_logits, golden["policy_logits"])
     assert_close(output.values, golden["values"])
     assert_close(last.cell, state.cell)
@@ -99,7 +99,7 @@ def test_lambda_returns(golden):
 
 
 def test_argmax_rollout_through_the_cache(agent, golden):
-    env = TokenEnv(agent.world_model, len(golden["tokens"]), SamplingConfig(temperature=0.0))
+    env = TokenEnv(agent.world, len(golden["tokens"]), SamplingConfig(temperature=0.0))
     env.reset(golden["tokens"][:, 0], seed=0)
     for t in range(golden["rollout_actions"].shape[1]):
         step = env.step(golden["rollout_actions"][:, t])
@@ -110,7 +110,7 @@ def test_argmax_rollout_through_the_cache(agent, golden):
 
 
 def test_policy_sees_reconstructions(agent, golden):
-    inputs = policy_inputs(agent.tokenizer, agent.actor_critic, golden["tokens"])
+    inputs = policy_inputs(agent.tokenizer, agent.policy, golden["tokens"])
     assert_close(inputs, golden["reconstructions"])
 
 
@@ -139,7 +139,7 @@ def test_parameter_counts_match_the_paper():
     agent = Agent(AgentConfig(num_actions=6))
     counts = [
         sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        for network in (agent.tokenizer, agent.world_model, agent.actor_critic)
+        for network in (agent.tokenizer, agent.world, agent.policy)
     ]
     assert [round(count, 2) for count in counts] == [4.03, 8.45, 3.22]
 

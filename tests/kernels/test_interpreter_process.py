@@ -30,8 +30,8 @@ def test_kernels_in_the_interpreter(path: Path) -> None:
     run_interpreted(str(path), timeout=290)
 
 
-def test_golden_world_model_with_the_kernels() -> None:
-    run_interpreted(GOLDEN, "-k", "world_model", timeout=290, IRIS_KERNELS_BACKEND="triton")
+def test_golden_world_with_the_kernels() -> None:
+    run_interpreted(GOLDEN, "-k", "world", timeout=290, IRIS_KERNELS_BACKEND="triton")
 
 
 @pytest.mark.slow

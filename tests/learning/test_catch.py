@@ -11,12 +11,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from iris_wm.config_file import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config, read_yaml
 from iris_wm.envs.catch import CatchEnv
 from iris_wm.envs.config import EnvConfig
 from iris_wm.evaluation.evaluate import evaluate
-from iris_wm.run import open_run
-from iris_wm.training.config import RunConfig
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.open import open_run
 from iris_wm.training.train import fit
 
 ROOT = Path(__file__).parents[2]
@@ -69,9 +69,9 @@ def test_nine_tenths_of_the_optimum_in_imagination_alone(learn, seed: int):
 @pytest.mark.parametrize(
     "ablation",
     [
-        ["training.world_model.steps_per_epoch=0", "training.world_model.first_epoch_steps=0"],
+        ["training.world.steps_per_epoch=0", "training.world.first_epoch_steps=0"],
         ["env.id=iris_wm_tests/ShuffledCatch-v0"],
-        ["training.actor_critic.steps_per_epoch=0"],
+        ["training.policy.steps_per_epoch=0"],
     ],
     ids=["an untrained world model", "shuffled rewards", "a policy never updated"],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from iris_wm.imagination.dream_env import DreamEnv
+from iris_wm.dream.env import DreamEnv
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -70,7 +70,7 @@ def cell(tiny_agent, monkeypatch):
 
     agent = tiny_agent()
     with torch.no_grad():  # a dream that does not end by itself
-        agent.world_model.termination_head[-1].bias.copy_(torch.tensor([9.0, -9.0]))
+        agent.world.termination_head[-1].bias.copy_(torch.tensor([9.0, -9.0]))
     frames = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.manual_seed(0))
     player = DreamPlayer(DreamEnv(agent, frames, horizon=6), ["NOOP", "LEFT", "RIGHT"])
     with sync_api.sync_playwright() as playwright:

@@ -7,12 +7,12 @@ import torch
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.envs.config import EnvConfig
 from iris_wm.envs.make import make_env
-from iris_wm.models.actor_critic import ActorCriticConfig
-from iris_wm.models.autoencoder import AutoencoderConfig
-from iris_wm.models.tokenizer import TokenizerConfig, to_uint8
-from iris_wm.models.world_model import WorldModelConfig
 from iris_wm.play import agent_dream
 from iris_wm.play.agent_dream import AgentDream
+from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig, to_uint8
+from iris_wm.world.token_world import WorldConfig
 
 CATCH = EnvConfig(id="iris_wm/Catch-v0")
 
@@ -23,16 +23,16 @@ def tiny_agent(prediction: str = "autoregressive", num_actions: int = 3) -> Agen
         channels=8, latent_dim=8, num_residual_blocks=1, patch_size=4, channel_multipliers=(1, 1, 1),
         attention_resolutions=(),
     )  # fmt: skip
-    world_model = WorldModelConfig(
+    world = WorldConfig(
         num_layers=2, num_heads=2, embed_dim=32, context_steps=6, prediction=prediction,
         attention="block_causal" if prediction == "parallel" else "causal",
     )  # fmt: skip
     tokenizer = TokenizerConfig(autoencoder, codebook_size=32, embedding_dim=8)
-    agent = Agent(AgentConfig(num_actions, tokenizer, world_model, ActorCriticConfig(hidden_size=16))).eval()
+    agent = Agent(AgentConfig(num_actions, tokenizer, world, PolicyConfig(hidden_size=16))).eval()
     with torch.no_grad():
         # Random weights end a dream at once and hardly look at what they are given.
-        agent.world_model.termination_head[-1].bias.copy_(torch.tensor([9.0, -9.0]))
-        for parameter in agent.world_model.transformer.parameters():
+        agent.world.termination_head[-1].bias.copy_(torch.tensor([9.0, -9.0]))
+        for parameter in agent.world.transformer.parameters():
             parameter.mul_(4)
     return agent
 
@@ -94,7 +94,7 @@ def test_the_game_beside_it_is_played_by_the_same_actions(game, num_actions):
         assert shown.drift == pytest.approx(float(gap))
 
 
-def test_entropy_and_termination_are_the_world_models(dream):
+def test_entropy_and_termination_are_the_worlds(dream):
     shown = play(dream, [0, 1])[-1]
     assert shown.entropy.shape == (16,)
     assert ((shown.entropy > 0) & (shown.entropy <= np.log(32) + 1e-4)).all()
@@ -116,7 +116,7 @@ def test_after_a_step_back_the_same_actions_bring_the_same_game_and_context(drea
 
 
 @pytest.mark.parametrize("prediction", ["autoregressive", "parallel"])
-def test_a_step_back_rebuilds_the_world_models_context_exactly(prediction):
+def test_a_step_back_rebuilds_the_worlds_context_exactly(prediction):
     """At temperature 0 the way on from a frame depends on the context alone."""
     agent = tiny_agent(prediction)
     dream = AgentDream(agent, make_env(CATCH), num_starts=40)
@@ -160,7 +160,7 @@ def test_the_game_stays_at_its_end_while_the_dream_goes_on(dream):
 def test_a_dream_that_ended_says_so():
     agent = tiny_agent()
     with torch.no_grad():
-        agent.world_model.termination_head[-1].bias.copy_(torch.tensor([-50.0, 50.0]))
+        agent.world.termination_head[-1].bias.copy_(torch.tensor([-50.0, 50.0]))
     dream = AgentDream(agent, make_env(CATCH), num_starts=1)
     dream.reset(0, 0)
     shown = dream.step(0)

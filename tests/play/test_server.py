@@ -316,16 +316,16 @@ import torch
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.envs.config import EnvConfig
 from iris_wm.envs.make import make_env
-from iris_wm.models.autoencoder import AutoencoderConfig
-from iris_wm.models.tokenizer import TokenizerConfig
-from iris_wm.models.world_model import WorldModelConfig
+from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.world.token_world import WorldConfig
 from iris_wm.play.agent_dream import AgentDream
 from iris_wm.play.server import serve
 
 autoencoder = AutoencoderConfig(channels=8, latent_dim=8, num_residual_blocks=1, patch_size=4,
                                 channel_multipliers=(1, 1, 1), attention_resolutions=())
 config = AgentConfig(4, TokenizerConfig(autoencoder, codebook_size=16, embedding_dim=8),
-                     WorldModelConfig(num_layers=1, num_heads=1, embed_dim=16))
+                     WorldConfig(num_layers=1, num_heads=1, embed_dim=16))
 serve(AgentDream(Agent(config).eval(), make_env(EnvConfig())), port=0, announce=lambda line: print(line, flush=True))
 """
 

@@ -16,8 +16,8 @@ import pytest
 
 from iris_wm.checkpoint.folder import load_checkpoint
 from iris_wm.checkpoint.verify import list_checkpoints, verify_checkpoint
-from iris_wm.config_file import dump_yaml
-from iris_wm.training.progress import STATE_KEY
+from iris_wm.config import dump_yaml
+from iris_wm.runs.progress import STATE_KEY
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -34,8 +34,8 @@ PLACES: dict[str, tuple[Any, str]] = {
     "collection": (collection.Collector, "_step_env"),
     "tokenizer": (module.IrisModule, "_tokenizer_losses"),
     "cache": (token_cache.TokenCache, "fill"),
-    "world_model": (module.IrisModule, "_world_model_losses"),
-    "actor_critic": (module.IrisModule, "_actor_critic_losses"),
+    "world": (module.IrisModule, "_world_losses"),
+    "policy": (module.IrisModule, "_policy_losses"),
     "evaluation": (callbacks, "evaluate"),
     "save": (durable, "write_file"),
     "step": (module.IrisModule, "training_step"),
@@ -72,7 +72,7 @@ def act(hook: dict[str, Any], arguments: tuple[Any, ...]) -> None:
     elif what == "codebook":
         poison(arguments[0].agent.tokenizer.quantizer.codebook)
     elif what == "parameter":
-        poison(next(arguments[0].agent.world_model.parameters()))
+        poison(next(arguments[0].agent.world.parameters()))
     elif what == "loss":
         losses = arguments[2]
         name = next(iter(losses))
@@ -86,13 +86,13 @@ def act(hook: dict[str, Any], arguments: tuple[Any, ...]) -> None:
         original = tokenizer.latents
         tokenizer.latents = lambda frames: original(frames) * float("nan")
     elif what == "logits":
-        actor_critic = arguments[0].agent.actor_critic
-        actor_critic.actor.register_forward_hook(lambda layer, inputs, output: output * float("nan"))
+        policy = arguments[0].agent.policy
+        policy.actor.register_forward_hook(lambda layer, inputs, output: output * float("nan"))
     elif what == "world model logits":
-        head = arguments[0].agent.world_model.observation_head
+        head = arguments[0].agent.world.observation_head
         head.register_forward_hook(lambda layer, inputs, output: output * float("nan"))
     elif what == "imagined logits":
-        head = arguments[0].agent.world_model.reward_head
+        head = arguments[0].agent.world.reward_head
         head.register_forward_hook(lambda layer, inputs, output: output * float("inf"))
     elif what == "reward":
         env = arguments[0].envs[0]

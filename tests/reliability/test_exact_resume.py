@@ -60,7 +60,7 @@ def test_kills_at_random_instants(processes, tiny_config, undisturbed, digest, t
         pytest.param("cache", 2, marks=pytest.mark.slow),
         *[
             pytest.param(place, call, marks=pytest.mark.slow)
-            for place in ("tokenizer", "world_model", "actor_critic")
+            for place in ("tokenizer", "world", "policy")
             for call in (1, 4)
         ],
         *[pytest.param("save", call, marks=pytest.mark.slow) for call in range(1, 60, 3)],

@@ -16,16 +16,16 @@ from iris_wm.training.watch import PATIENCE, CodebookWatch
 
 # What, where it is put in (place and call), the phase that ends, and the tensor named.
 CASES = [
-    ("loss", "optimize", 9, "actor_critic", "actor_critic/policy_loss"),
-    ("gradient", "optimize", 7, "world_model", "gradient of world_model."),
+    ("loss", "optimize", 9, "policy", "policy/policy_loss"),
+    ("gradient", "optimize", 7, "world", "gradient of world."),
     ("latent", "optimize", 5, "tokenizer", "latents"),
     ("codebook", "step", 9, "tokenizer", "tokenizer.quantizer"),
-    ("parameter", "step", 9, "world_model", "world_model."),
-    ("parameter", "step", 13, "actor_critic", "world_model."),
-    ("imagined logits", "step", 14, "actor_critic", "logits of the imagination"),
+    ("parameter", "step", 9, "world", "world."),
+    ("parameter", "step", 13, "policy", "world."),
+    ("imagined logits", "step", 14, "policy", "logits of the imagination"),
     ("logits", "step", 7, "collection", "action_logits"),
     ("reward", "collect", 3, "collection", "reward"),
-    ("world model logits", "optimize", 7, "world_model", "world_model/observation_loss"),
+    ("world model logits", "optimize", 7, "world", "world/observation_loss"),
 ]
 
 
@@ -93,7 +93,7 @@ def warnings_of(monkeypatch, shares: list[float]) -> list[str]:
         trainer = SimpleNamespace(is_global_zero=True)
         for index in range(2):
             callback.on_train_batch_end(trainer, module, None, Step(epoch, "tokenizer", index, 2), index)
-        callback.on_train_batch_end(trainer, module, None, Step(epoch, "world_model", 0, 1), 2)
+        callback.on_train_batch_end(trainer, module, None, Step(epoch, "world", 0, 1), 2)
         kept = callback.state_dict()
         callback = CodebookWatch(console)
         callback.load_state_dict(kept)

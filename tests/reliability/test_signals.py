@@ -14,15 +14,15 @@ import time
 import pytest
 
 LIMIT = 20.0  # seconds from the signal to the end of the process
-PHASES = ("collection", "tokenizer", "cache", "world_model", "actor_critic", "evaluation", "save")
+PHASES = ("collection", "tokenizer", "cache", "world", "policy", "evaluation", "save")
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGTERM twice")
 # When a phase is reached for the N-th time: an early one, and one in a later epoch.
 EARLY = {"collection": 20, "save": 2}
-LATE = {"collection": 95, "tokenizer": 4, "cache": 2, "world_model": 4, "actor_critic": 3, "save": 7}
+LATE = {"collection": 95, "tokenizer": 4, "cache": 2, "world": 4, "policy": 3, "save": 7}
 SHORT = [
     ("collection", "SIGTERM", 95),
-    ("world_model", "SIGUSR1", 4),
-    ("actor_critic", "SIGINT", 1),
+    ("world", "SIGUSR1", 4),
+    ("policy", "SIGINT", 1),
     ("evaluation", "SIGTERM", 1),
     ("save", "SIGTERM twice", 2),
 ]
@@ -69,7 +69,7 @@ def test_a_signal_in_the_last_step_comes_too_late(
 ):
     """The work is done by then, and the exit code says so."""
     fit = ("fit", "--config", tiny_config, "--run", tmp_path / "run", "--quiet")
-    finished = processes.run(*fit, hook={"place": "actor_critic", "call": 4, "what": what})
+    finished = processes.run(*fit, hook={"place": "policy", "call": 4, "what": what})
     assert (finished.code, finished.text) == (0, "")
     assert digest(tmp_path / "run") == digest(undisturbed)
 

@@ -22,7 +22,7 @@ from iris_wm.checkpoint import sealed_json
 from iris_wm.checkpoint.agent_files import CONFIG_FILE, WEIGHTS_FILE, agent_to_bytes
 from iris_wm.checkpoint.errors import DamagedState
 from iris_wm.interop.published_iris import load_published
-from iris_wm.run import open_run
+from iris_wm.runs.open import open_run
 
 ROOT = Path(__file__).parents[2]
 MEMORY_LIMIT = 1_000_000_000  # bytes that refusing a file may take
@@ -87,7 +87,7 @@ def seal(folder: Path, weights: bytes, config: object) -> Path:
 
 @pytest.fixture
 def agent_config(tiny_agent) -> dict:
-    from iris_wm.config_file import to_mapping
+    from iris_wm.config import to_mapping
 
     return to_mapping(tiny_agent().config)
 
@@ -109,12 +109,12 @@ def test_weights_that_lie(tmp_path, agent_config, data):
 
 
 CONFIGS: dict[str, Callable[[dict], object]] = {
-    "10^10 wide": lambda c: c | {"world_model": c["world_model"] | {"embed_dim": 10**10}},
+    "10^10 wide": lambda c: c | {"world": c["world"] | {"embed_dim": 10**10}},
     "10^10 codes": lambda c: c | {"tokenizer": c["tokenizer"] | {"codebook_size": 10**10}},
-    "10^10 layers": lambda c: c | {"world_model": c["world_model"] | {"num_layers": 10**10}},
+    "10^10 layers": lambda c: c | {"world": c["world"] | {"num_layers": 10**10}},
     "10^10 actions": lambda c: c | {"num_actions": 10**10},
-    "10^10 context": lambda c: c | {"world_model": c["world_model"] | {"context_steps": 10**10}},
-    "10^10 hidden": lambda c: c | {"actor_critic": c["actor_critic"] | {"hidden_size": 10**10}},
+    "10^10 context": lambda c: c | {"world": c["world"] | {"context_steps": 10**10}},
+    "10^10 hidden": lambda c: c | {"policy": c["policy"] | {"hidden_size": 10**10}},
     "class path": lambda c: c | {"class_path": "os.system"},
     "instantiator": lambda c: c | {"_instantiator": "builtins.exec"},
     "a list": lambda c: [c],

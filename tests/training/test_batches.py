@@ -6,7 +6,7 @@ import torch
 from iris_wm.data.replay import Replay
 from iris_wm.training.batches import BatchSampler, Step
 
-NETWORKS = ("tokenizer", "world_model", "actor_critic")
+NETWORKS = ("tokenizer", "world", "policy")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_other_place_other_batch(tiny_run, replay, component):
 
 def test_global_generator_is_untouched(tiny_run, replay):
     state = torch.get_rng_state()
-    BatchSampler(tiny_run(), replay).sample(Step(1, "world_model", 0, 2))
+    BatchSampler(tiny_run(), replay).sample(Step(1, "world", 0, 2))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -72,14 +72,14 @@ def test_lengths_and_padding_as_in_iris(tiny_run, replay):
     frames = sampler.sample(Step(1, "tokenizer", 0, 2))
     assert frames.frames.shape == (64, 1, 3, 64, 64)
     assert frames.is_real.all()
-    segments = sampler.sample(Step(1, "world_model", 0, 2))
+    segments = sampler.sample(Step(1, "world", 0, 2))
     assert segments.is_real.shape == (64, 4)
     assert segments.is_real[:, 0].all()
     assert not segments.is_real.all()
     assert (segments.is_real.int().diff(dim=1) <= 0).all()
-    parallel = BatchSampler(tiny_run("world_model.prediction=parallel"), replay)
-    assert parallel.sample(Step(1, "world_model", 0, 2)).is_real.shape[1] == 5  # the last step's queries, too
-    burn_in = sampler.sample(Step(1, "actor_critic", 0, 2))
+    parallel = BatchSampler(tiny_run("world.prediction=parallel"), replay)
+    assert parallel.sample(Step(1, "world", 0, 2)).is_real.shape[1] == 5  # the last step's queries, too
+    burn_in = sampler.sample(Step(1, "policy", 0, 2))
     assert burn_in.is_real.shape == (64, 3)
     assert burn_in.is_real[:, -1].all()
     assert not burn_in.is_real.all()
@@ -87,9 +87,7 @@ def test_lengths_and_padding_as_in_iris(tiny_run, replay):
 
 
 def test_a_batch_holds_what_the_replay_holds(tiny_run, replay):
-    segment = BatchSampler(tiny_run("training.world_model.batch_size=50"), replay).sample(
-        Step(1, "world_model", 0, 2)
-    )
+    segment = BatchSampler(tiny_run("training.world.batch_size=50"), replay).sample(Step(1, "world", 0, 2))
     here = segment.is_real
     assert torch.equal(segment.frames[here][:, 0, 0, 0].long(), segment.frame_indices[here])
     episode_starts = torch.tensor([0] * 2 + [2] * 7 + [9] * 30)
@@ -100,7 +98,7 @@ def test_a_batch_holds_what_the_replay_holds(tiny_run, replay):
     assert not segment.terminations[~here].any()
 
 
-@pytest.mark.parametrize("component", ["world_model", "actor_critic"])
+@pytest.mark.parametrize("component", ["world", "policy"])
 def test_frames_needed_are_those_of_the_batches(tiny_run, replay, component):
     config = tiny_run()
     sampler = BatchSampler(config, replay)
@@ -109,4 +107,4 @@ def test_frames_needed_are_those_of_the_batches(tiny_run, replay, component):
     for index in range(2):
         seen[sampler.sample(Step(2, component, index, 2)).frame_indices.flatten()] = True
     assert torch.equal(needed, seen)
-    assert not sampler.frames_needed(1, "actor_critic").any()  # it starts after epoch 1
+    assert not sampler.frames_needed(1, "policy").any()  # it starts after epoch 1

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from iris_wm.runs.progress import RunProgress
 from iris_wm.training.display import projected_memory, projected_seconds
-from iris_wm.training.progress import RunProgress
 
 
 def test_seconds_are_projected_once_every_component_has_run(tiny_run):
     config = tiny_run("evaluation.every_epochs=0")
-    progress = RunProgress(epoch=1, seconds={"collection": 2.0, "tokenizer": 4.0, "world_model": 6.0})
+    progress = RunProgress(epoch=1, seconds={"collection": 2.0, "tokenizer": 4.0, "world": 6.0})
     assert projected_seconds(config, progress) is None
     progress.epoch = 2
-    progress.seconds["actor_critic"] = 8.0
+    progress.seconds["policy"] = 8.0
     # The third and last epoch collects nothing and takes half of what two epochs, or one, have taken.
     assert projected_seconds(config, progress) == pytest.approx(4 / 2 + 6 / 2 + 8)
 
@@ -23,7 +23,7 @@ def test_memory_grows_by_the_frames_still_to_come(tiny_run):
     for config, per_step in (
         (tiny_run(), 5 * frame),
         (tiny_run("imagination.burn_in=0"), frame),
-        (tiny_run("actor_critic.inputs=tokens"), frame),
+        (tiny_run("policy.inputs=tokens"), frame),
     ):
         total = config.total_env_steps
         finished = projected_memory(config, RunProgress(env_steps=total))

@@ -16,10 +16,10 @@ from iris_wm.checkpoint.errors import ForeignRun, NumericFailure, RunInUse, Stop
 from iris_wm.checkpoint.folder import load_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.checkpoint.verify import list_checkpoints, verify_checkpoint
-from iris_wm.config_file import apply_overrides, build_config, parse_yaml, read_yaml
+from iris_wm.config import apply_overrides, build_config, parse_yaml, read_yaml
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.progress import STATE_KEY
 from iris_wm.training import callbacks, module
-from iris_wm.training.config import RunConfig
-from iris_wm.training.progress import STATE_KEY
 from iris_wm.training.train import FitResult, check_machine, fit
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_a_debug_run_of_a_real_game(tmp_path):
     result = fit(config, tmp_path / "run", is_quiet=True)
     assert result.progress.env_steps == 120
     names = {row["name"] for row in csv.DictReader(metrics(tmp_path / "run").splitlines())}
-    assert {"evaluation/return", "tokenizer/loss", "world_model/loss", "actor_critic/loss"} <= names
+    assert {"evaluation/return", "tokenizer/loss", "world/loss", "policy/loss"} <= names
     agent = Agent.load(tmp_path / "run")
     assert agent.num_actions == 4
     assert (tmp_path / "run" / "config.yaml").read_text()
@@ -139,7 +139,7 @@ def test_metrics_are_in_long_format_against_env_steps(reference):
     rows = list(csv.DictReader(metrics(reference.path).splitlines()))
     assert rows[0].keys() == {"env_steps", "epoch", "name", "value"}
     assert {row["name"].split("/")[0] for row in rows} == {
-        "collection", "tokenizer", "world_model", "actor_critic", "evaluation",
+        "collection", "tokenizer", "world", "policy", "evaluation",
     }  # fmt: skip
     by_name: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
@@ -147,10 +147,10 @@ def test_metrics_are_in_long_format_against_env_steps(reference):
         assert torch.isfinite(torch.tensor(float(row["value"])))
     # Means over a phase, one row an epoch; two epochs of collection, 60 steps each.
     assert by_name["tokenizer/loss"] == [(1, 60), (2, 120), (3, 120)]
-    assert by_name["actor_critic/policy_loss"] == [(2, 120), (3, 120)]
+    assert by_name["policy/policy_loss"] == [(2, 120), (3, 120)]
     assert by_name["evaluation/return"] == [(2, 120)]
-    for name in ("tokenizer/codes_used", "tokenizer/perplexity", "world_model/reward_loss", "world_model/grad_norm",
-                 "actor_critic/imagined_return", "actor_critic/entropy_loss", "collection/return"):  # fmt: skip
+    for name in ("tokenizer/codes_used", "tokenizer/perplexity", "world/reward_loss", "world/grad_norm",
+                 "policy/imagined_return", "policy/entropy_loss", "collection/return"):  # fmt: skip
         assert name in by_name, name
     steps = [int(row["env_steps"]) for row in rows]
     assert steps == sorted(steps)
@@ -177,7 +177,7 @@ def test_progress(reference):
         120,
     )
     assert [point["epoch"] for point in progress.curve] == [2]
-    assert progress.seconds.keys() == {"collection", "tokenizer", "world_model", "actor_critic", "evaluation"}
+    assert progress.seconds.keys() == {"collection", "tokenizer", "world", "policy", "evaluation"}
 
 
 def test_the_agent_of_the_run_can_be_loaded(reference):
@@ -188,7 +188,7 @@ def test_the_agent_of_the_run_can_be_loaded(reference):
 
 def test_every_network_has_learned(reference, tiny_run):
     fresh = module.IrisModule(tiny_run(), 3).agent.weights()
-    for network in ("tokenizer.encoder", "tokenizer.quantizer", "world_model", "actor_critic"):
+    for network in ("tokenizer.encoder", "tokenizer.quantizer", "world", "policy"):
         moved = [name for name, value in fresh.items() if name.startswith(network)]
         assert any(not torch.equal(fresh[name], reference.result.agent.weights()[name]) for name in moved), (
             network
@@ -339,13 +339,13 @@ def test_time_is_up(tiny_run, tmp_path):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("actor_critic.inputs=tokens", "world_model.prediction=parallel", "collection.num_envs=2"),
+        ("policy.inputs=tokens", "world.prediction=parallel", "collection.num_envs=2"),
         ("tokenizer.quantizer=fsq", "tokenizer.fsq_levels=[4, 4]", "imagination.context=burn_in",
          "imagination.burn_in=1"),
-        ("world_model.prediction=parallel", "world_model.attention=block_causal", "collection.max_action_hold=4",
+        ("world.prediction=parallel", "world.attention=block_causal", "collection.max_action_hold=4",
          "collection.epsilon_before_policy=0.5", "env.id=Breakout"),
         ("trainer.precision=bf16", "imagination.burn_in=0", "tokenizer.has_background=true",
-         "imagination.rewards=expected", "training.actor_critic.final_learning_rate=1e-6"),
+         "imagination.rewards=expected", "training.policy.final_learning_rate=1e-6"),
     ],
     ids=["tokens parallel", "fsq burn_in", "block_causal Breakout", "bf16 expected"],
 )  # fmt: skip
@@ -380,7 +380,7 @@ def test_a_finished_run_can_be_made_longer(reference, tiny_run, tmp_path):
 
 
 def test_epochs_without_any_step(tiny_run, tmp_path):
-    late = [f"training.{name}.start_after_epoch=3" for name in ("tokenizer", "world_model", "actor_critic")]
+    late = [f"training.{name}.start_after_epoch=3" for name in ("tokenizer", "world", "policy")]
     config = tiny_run(
         *late, "collection.stop_after_epoch=1", "training.num_epochs=4", "evaluation.every_epochs=0"
     )
@@ -414,7 +414,7 @@ def injected_into(monkeypatch, component: str, where: str) -> None:
     monkeypatch.setattr(module.IrisModule, f"_{component}_losses", losses)
 
 
-@pytest.mark.parametrize("component", ["tokenizer", "world_model", "actor_critic"])
+@pytest.mark.parametrize("component", ["tokenizer", "world", "policy"])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_bad_number_ends_the_run_before_any_weight_changes(
     tiny_run, tmp_path, monkeypatch, component, where
@@ -438,7 +438,7 @@ def test_a_bad_number_ends_the_run_before_any_weight_changes(
     assert "\n" not in str(caught.value)
     agent, before = weights
     assert all(torch.equal(value, before[name]) for name, value in agent.weights().items())
-    epoch = 2 if component == "actor_critic" else 1
+    epoch = 2 if component == "policy" else 1
     checkpoints = list_checkpoints(path)
     assert [load_checkpoint(folder).manifest.epoch for folder in checkpoints] == ([2] if epoch == 2 else [])
 
@@ -446,18 +446,18 @@ def test_a_bad_number_ends_the_run_before_any_weight_changes(
 def test_bad_weights_are_never_saved(tiny_run, tmp_path, monkeypatch):
     def break_a_weight(work):
         with torch.no_grad():
-            next(iter(work.data.agent.world_model.parameters())).view(-1)[0] = float("nan")
+            next(iter(work.data.agent.world.parameters())).view(-1)[0] = float("nan")
         signal.raise_signal(signal.SIGTERM)
 
     at_step(monkeypatch, "on_train_batch_end", 1, break_a_weight)
-    with pytest.raises(NumericFailure, match=r"world_model\..* is not finite; not saved"):
+    with pytest.raises(NumericFailure, match=r"world\..* is not finite; not saved"):
         fit(tiny_run(), tmp_path / "run", is_quiet=True)
     assert not list_checkpoints(tmp_path / "run")
 
 
 def test_latents_that_are_not_finite_are_named(tiny_run, tmp_path, monkeypatch):
     """Their nearest code is code 0, so nothing else would tell."""
-    from iris_wm.models.tokenizer import Tokenizer
+    from iris_wm.tokenizer.tokenizer import Tokenizer
 
     original = Tokenizer.latents
     monkeypatch.setattr(
@@ -478,9 +478,9 @@ def test_latents_that_are_not_finite_are_named(tiny_run, tmp_path, monkeypatch):
     [
         ("seed=5", "seed: it has 0, you asked for 5"),
         ("env.id=Breakout", 'env.id: it has "iris_wm/Catch-v0", you asked for "Breakout"'),
-        ("world_model.num_layers=1", "world_model.num_layers: it has 2, you asked for 1"),
+        ("world.num_layers=1", "world.num_layers: it has 2, you asked for 1"),
         ("training.tokenizer.learning_rate=1e-3", "training.tokenizer.learning_rate"),
-        ("losses.actor_critic.gamma=0.9", "losses.actor_critic.gamma"),
+        ("losses.policy.gamma=0.9", "losses.policy.gamma"),
     ],
 )
 def test_a_foreign_run_is_refused(reference, tiny_run, override, key):

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from iris_wm.training.config import OptimizationConfig
+from iris_wm.runs.config import OptimizationConfig
 from iris_wm.training.module import build_optimizer
 
 
-@pytest.mark.parametrize("network", ["tokenizer", "world_model", "actor_critic"])
+@pytest.mark.parametrize("network", ["tokenizer", "world", "policy"])
 def test_only_weights_of_linear_layers_decay(tiny_agent, network):
-    agent = tiny_agent("actor_critic.inputs=tokens", "world_model.prediction=parallel")
+    agent = tiny_agent("policy.inputs=tokens", "world.prediction=parallel")
     module = getattr(agent, network)
     optimizer = build_optimizer(module, OptimizationConfig(weight_decay=0.1, learning_rate=0.003))
     decayed = {
@@ -28,10 +28,10 @@ def test_only_weights_of_linear_layers_decay(tiny_agent, network):
     assert sorted(optimized) == sorted(id(parameter) for parameter in module.parameters())
 
 
-def test_embeddings_norms_and_biases_of_the_world_model_never_decay(tiny_agent):
-    world_model = tiny_agent("world_model.prediction=parallel").world_model
-    optimizer = build_optimizer(world_model, OptimizationConfig(weight_decay=0.1))
-    names = {id(parameter): name for name, parameter in world_model.named_parameters()}
+def test_embeddings_norms_and_biases_of_the_world_never_decay(tiny_agent):
+    world = tiny_agent("world.prediction=parallel").world
+    optimizer = build_optimizer(world, OptimizationConfig(weight_decay=0.1))
+    names = {id(parameter): name for name, parameter in world.named_parameters()}
     kept = {
         names[id(parameter)]
         for group in optimizer.param_groups

@@ -2,8 +2,8 @@
 
 import pytest
 
+from iris_wm.runs.config import OptimizationConfig, RunConfig
 from iris_wm.training.batches import EpochSteps, Step
-from iris_wm.training.config import OptimizationConfig, RunConfig
 from iris_wm.training.schedule import (
     Phase,
     learning_rate,
@@ -14,9 +14,7 @@ from iris_wm.training.schedule import (
 
 PAPER = RunConfig()
 COLLECT = Phase("collection", 4)  # 200 steps in chunks of 50
-TOKENIZER, WORLD_MODEL, ACTOR_CRITIC = (
-    Phase(name, 200) for name in ("tokenizer", "world_model", "actor_critic")
-)
+TOKENIZER, WORLD_MODEL, ACTOR_CRITIC = (Phase(name, 200) for name in ("tokenizer", "world", "policy"))
 EVALUATE = Phase("evaluation", 1)
 
 
@@ -45,9 +43,9 @@ def test_the_papers_totals():
     assert sum(num_collection_steps(PAPER, epoch) for epoch in epochs) == 100_000 == PAPER.total_env_steps
     totals = {
         name: sum(num_training_steps(getattr(PAPER.training, name), epoch) for epoch in epochs)
-        for name in ("tokenizer", "world_model", "actor_critic")
+        for name in ("tokenizer", "world", "policy")
     }
-    assert totals == {"tokenizer": 595 * 200, "world_model": 575 * 200, "actor_critic": 550 * 200}
+    assert totals == {"tokenizer": 595 * 200, "world": 575 * 200, "policy": 550 * 200}
 
 
 def test_the_first_epoch_of_a_network_may_be_longer():
@@ -87,9 +85,7 @@ def test_no_evaluation(tiny_run):
 
 def test_epoch_steps_follow_the_phases(tiny_run):
     steps = list(EpochSteps(tiny_run(), 2))
-    names = (
-        ["collection"] * 2 + ["tokenizer"] * 2 + ["world_model"] * 2 + ["actor_critic"] * 2 + ["evaluation"]
-    )
+    names = ["collection"] * 2 + ["tokenizer"] * 2 + ["world"] * 2 + ["policy"] * 2 + ["evaluation"]
     assert [step.component for step in steps] == names
     assert [step.index for step in steps] == [0, 1] * 4 + [0]
     assert [step.is_last for step in steps] == [False, True] * 4 + [True]

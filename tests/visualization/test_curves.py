@@ -60,7 +60,7 @@ def test_draws_each_component_in_its_colour(tmp_path):
     lines = "".join(
         f"{100 * epoch},{epoch},{name},{1 / (epoch + 1)}\n"
         for epoch in range(30)
-        for name in ("tokenizer/loss", "world_model/loss", "collection/return", "evaluation/return")
+        for name in ("tokenizer/loss", "world/loss", "collection/return", "evaluation/return")
     )
     image = draw_curves(
         read_metrics(write(tmp_path / "metrics.csv", lines)), title="a run", random_return=0.5

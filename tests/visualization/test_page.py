@@ -24,8 +24,8 @@ def summary(tmp_path) -> RunSummary:
         random_policy=ReturnSummary(1.7, 1, std=0.5),
         human_return=30.5,
         human_normalized_score=0.352,
-        seconds={"collection": 30, "world_model": 3690},
-        num_parameters={"world_model": 1234567},
+        seconds={"collection": 30, "world": 3690},
+        num_parameters={"world": 1234567},
         config="env:\n  id: Breakout",
         pictures=[
             Picture(tmp_path / "strip.png", "Strip", "one caption"),

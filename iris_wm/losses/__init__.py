@@ -1,1 +1,0 @@
-"""Losses as functions: tensors in, named scalars out."""

@@ -1,1 +1,0 @@
-"""The networks: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""The policy: an actor-critic and its loss, lambda-returns."""

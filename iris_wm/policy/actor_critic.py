@@ -1,0 +1,161 @@
+"""The policy and the value: a small CNN on frames, or an embedding of tokens, then an LSTM (IRIS, appendix A.3)."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The network that acts."""
+
+    inputs: Literal["frames", "tokens"] = "frames"
+    """frames: the tokenizer's reconstructions (the paper's). tokens: codes' vectors, no decoding while imagining."""
+    hidden_size: int = 512
+    """Of the LSTM."""
+    token_features: int = 64
+    """Channels each token is mapped to when inputs is tokens."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "token_features"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+
+
+class PolicyState(NamedTuple):
+    """The LSTM's memory: hidden and cell, each (B, hidden_size) float32."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class PolicyOutput(NamedTuple):
+    """action_logits (B, ..., A) and values (B, ...)."""
+
+    action_logits: Tensor
+    values: Tensor
+
+
+class FrameFeatures(nn.Module):
+    """Four convolutions, each halving the frame. Frames in [0, 1] (B, 3, R, R) -> (B, 64 (R / 16)^2)."""
+
+    def __init__(self, resolution: int) -> None:
+        super().__init__()
+        self.num_features = 64 * (resolution // 16) ** 2
+        widths = [3, 32, 32, 64, 64]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths)
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        # Channels-last: on a CPU the first convolution and its pooling take an eighth of the time.
+        maps = frames.mul(2).sub(1).contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            maps = torch.relu(nn.functional.max_pool2d(conv(maps), 2))
+        return maps.flatten(1)
+
+
+class Waves(nn.Module):
+    """Coordinates in [-1, 1] (..., E) -> themselves and their sines and cosines at three frequencies (..., 7 E).
+
+    The levels of a coordinate of fsq codes mean different things; waves let one layer tell neighbouring levels apart.
+    """
+
+    def forward(self, codes: Tensor) -> Tensor:
+        angles = torch.cat([codes * (math.pi * frequency) for frequency in (0.5, 1.0, 2.0)], dim=-1)
+        return torch.cat([codes, angles.sin(), angles.cos()], dim=-1)
+
+
+class TokenFeatures(nn.Module):
+    """Each token's code through one small layer, side by side. Codes (B, K, E) -> (B, K token_features)."""
+
+    def __init__(self, tokens_per_frame: int, embedding_dim: int, token_features: int) -> None:
+        super().__init__()
+        self.num_features = tokens_per_frame * token_features
+        # Learned codes have any scale; the few coordinates of fsq codes are already in [-1, 1].
+        is_learned = embedding_dim > 16
+        self.spread = nn.LayerNorm(embedding_dim) if is_learned else Waves()
+        self.project = nn.Linear(embedding_dim if is_learned else 7 * embedding_dim, token_features)
+        self.mix = nn.Linear(self.num_features, self.num_features)
+        for layer in (self.project, self.mix):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def forward(self, codes: Tensor) -> Tensor:
+        features = torch.relu(self.project(self.spread(codes))).flatten(1)
+        return torch.relu(self.mix(features))
+
+
+class ActorCritic(nn.Module):
+    """inputs are frames (B, 3, R, R) float in [0, 1], or codes (B, K, E), as the config says."""
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        num_actions: int,
+        *,
+        resolution: int = 64,
+        tokens_per_frame: int = 16,
+        embedding_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        self.features: FrameFeatures | TokenFeatures = (
+            FrameFeatures(resolution)
+            if config.inputs == "frames"
+            else TokenFeatures(tokens_per_frame, embedding_dim, config.token_features)
+        )
+        self.lstm = nn.LSTMCell(self.features.num_features, config.hidden_size)
+        self.critic = nn.Linear(config.hidden_size, 1)
+        self.actor = nn.Linear(config.hidden_size, num_actions)
+
+    def initial_state(self, batch_size: int) -> PolicyState:
+        """A memory of nothing."""
+        zeros = self.actor.weight.new_zeros(batch_size, self.config.hidden_size)
+        return PolicyState(zeros, zeros)
+
+    def forward(self, inputs: Tensor, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
+        """One step of B policies."""
+        state = PolicyState(*self.lstm(self.features(inputs), tuple(state)))
+        return self.heads(state.hidden), state
+
+    def heads(self, hidden: Tensor) -> PolicyOutput:
+        """LSTM output (..., hidden_size) -> logits and values."""
+        return PolicyOutput(self.actor(hidden), self.critic(hidden).squeeze(-1))
+
+    def sequence(
+        self, inputs: Tensor, state: PolicyState, is_real: Tensor | None = None
+    ) -> tuple[Tensor, PolicyState]:
+        """T steps: features of all steps at once, then the LSTM. Equal to T calls of forward.
+
+        Args:
+            inputs: (B, T, ...) frames or codes.
+            state: before the first step.
+            is_real: (B, T) bool; where False the memory stays as it is.
+
+        Returns:
+            LSTM outputs (B, T, hidden_size), for heads, and the memory after the last step.
+        """
+        features = self.features(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        # The input half of the gates needs no memory: one product for all steps.
+        gates_in = nn.functional.linear(features, self.lstm.weight_ih, self.lstm.bias_ih)
+        hidden, cell = state
+        outputs = []
+        for t in range(inputs.shape[1]):
+            gates = gates_in[:, t] + nn.functional.linear(hidden, self.lstm.weight_hh, self.lstm.bias_hh)
+            keep_in, forget, candidate, emit = gates.chunk(4, dim=1)
+            new_cell = torch.sigmoid(forget) * cell + torch.sigmoid(keep_in) * torch.tanh(candidate)
+            new_hidden = torch.sigmoid(emit) * torch.tanh(new_cell)
+            if is_real is not None:
+                here = is_real[:, t, None]
+                new_hidden, new_cell = (
+                    torch.where(here, new_hidden, hidden),
+                    torch.where(here, new_cell, cell),
+                )
+            hidden, cell = new_hidden, new_cell
+            outputs.append(hidden)
+        return torch.stack(outputs, dim=1), PolicyState(hidden, cell)

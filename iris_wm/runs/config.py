@@ -1,0 +1,195 @@
+"""The whole configuration of a run; a YAML file of configs/ holds one."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from iris_wm.agent import AgentConfig
+from iris_wm.collection import CollectionConfig
+from iris_wm.config import to_mapping
+from iris_wm.envs import EnvConfig
+from iris_wm.dream.rollout import ImaginationConfig
+from iris_wm.dream.token_env import max_past
+from iris_wm.policy.loss import PolicyLossConfig
+from iris_wm.tokenizer.loss import TokenizerLossConfig
+from iris_wm.world.loss import WorldLossConfig
+from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.world.token_world import WorldConfig
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How one network is trained in each epoch."""
+
+    start_after_epoch: int = 0
+    """Epochs before its first training."""
+    steps_per_epoch: int = 200
+    """Batches it learns from in an epoch."""
+    first_epoch_steps: int = 0
+    """Steps in its first epoch of training, where that should be more than steps_per_epoch; 0: the same."""
+    batch_size: int = 64
+    """Frames for the tokenizer, segments for the others."""
+    learning_rate: float = 1e-4
+    """Of AdamW."""
+    final_learning_rate: float = 0.0
+    """Of the last epoch of num_epochs, reached in equal steps an epoch; 0: learning_rate throughout."""
+    max_grad_norm: float = 10.0
+    """Gradients longer than this are scaled down to it."""
+    weight_decay: float = 0.0
+    """Decoupled, on the weights of linear layers only."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("start_after_epoch", 0), ("steps_per_epoch", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
+        if self.first_epoch_steps < 0:
+            raise ValueError(f"first_epoch_steps: got {self.first_epoch_steps}, expected at least 0")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
+        for name in ("final_learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number >= 0")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Epochs, each of which collects and then trains the three networks in turn."""
+
+    num_epochs: int = 600
+    """When the run is finished; a finished run goes on when it is raised."""
+    tokenizer: OptimizationConfig = field(
+        default_factory=lambda: OptimizationConfig(start_after_epoch=5, batch_size=256)
+    )
+    world: OptimizationConfig = field(
+        default_factory=lambda: OptimizationConfig(start_after_epoch=25, weight_decay=0.01)
+    )
+    policy: OptimizationConfig = field(default_factory=lambda: OptimizationConfig(start_after_epoch=50))
+    checkpoint_every_minutes: float = 5.0
+    """Longest time between two checkpoints."""
+    checkpoint_every_epochs: int = 10
+    """Most epochs between two checkpoints."""
+    max_minutes: float = 0.0
+    """Save and stop, resumable, after so many minutes in this process; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "checkpoint_every_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+        if not 0 < self.checkpoint_every_minutes < float("inf"):
+            raise ValueError(f"checkpoint_every_minutes: got {self.checkpoint_every_minutes}, expected > 0")
+        if not 0 <= self.max_minutes < float("inf"):
+            raise ValueError(f"max_minutes: got {self.max_minutes}, expected >= 0")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Playing the real game to measure the agent, not to learn."""
+
+    every_epochs: int = 5
+    """0: never during training."""
+    num_episodes: int = 16
+    """Whole games."""
+    num_envs: int = 8
+    """Played side by side."""
+    temperature: float = 0.5
+    """Of the policy; the paper's."""
+    max_steps: int = 27000
+    """Agent steps an episode may take (27,000 of 4 emulator frames are the 108,000 frames of the Atari protocol)."""
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 0:
+            raise ValueError(f"every_epochs: got {self.every_epochs}, expected 0 (never) or more")
+        for name in ("num_episodes", "num_envs", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature: got {self.temperature}, expected a number >= 0")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What Lightning's Trainer is told."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: a GPU where there is one."""
+    devices: int = 1
+    """More than one train together (DDP)."""
+    timeout_minutes: float = 5.0
+    """Longest wait of processes that train together for one another; then the run ends."""
+    precision: Literal["32", "bf16"] = "32"
+    """bf16: networks run under bfloat16 autocast, the quantizer's distances and all losses stay float32."""
+    num_threads: int = 0
+    """CPU threads of torch; 0 leaves torch's choice. Bit-exact resume needs the same number."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ValueError(f"devices: got {self.devices}, expected a positive integer")
+        if not 0 < self.timeout_minutes < float("inf"):
+            raise ValueError(f"timeout_minutes: got {self.timeout_minutes}, expected a number > 0")
+        if self.num_threads < 0:
+            raise ValueError(f"num_threads: got {self.num_threads}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses of each network."""
+
+    tokenizer: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    world: WorldLossConfig = field(default_factory=WorldLossConfig)
+    policy: PolicyLossConfig = field(default_factory=PolicyLossConfig)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run."""
+
+    seed: int = 0
+    """All randomness of the run follows from it."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed: got {self.seed}, expected 0 to {2**31 - 1}")
+        if self.env.resolution != self.tokenizer.autoencoder.resolution:
+            raise ValueError(
+                f"env.resolution: got {self.env.resolution}, expected tokenizer.autoencoder.resolution "
+                f"({self.tokenizer.autoencoder.resolution})"
+            )
+        longest = max_past(self.world)
+        if self.imagination.context == "burn_in" and self.imagination.burn_in > longest:
+            raise ValueError(
+                f"imagination.burn_in: got {self.imagination.burn_in}, expected at most {longest} "
+                f"(what fits into world.context_steps: {self.world.context_steps} before the current "
+                f"frame and the next) where imagination.context is burn_in"
+            )
+
+    def agent_config(self, num_actions: int) -> AgentConfig:
+        """The shape of the three networks for a game of so many actions."""
+        return AgentConfig(num_actions, self.tokenizer, self.world, self.policy)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change in a run: all but how long it trains, what is measured, and on which machine."""
+        mapping = to_mapping(self)
+        for name in ("trainer", "evaluation"):
+            del mapping[name]
+        for name in ("num_epochs", "checkpoint_every_minutes", "checkpoint_every_epochs", "max_minutes"):
+            del mapping["training"][name]
+        return mapping
+
+    @property
+    def total_env_steps(self) -> int:
+        """Agent steps that a whole run collects."""
+        epochs = min(self.collection.stop_after_epoch, self.training.num_epochs)
+        if epochs == 0:
+            return 0
+        return self.collection.first_epoch_env_steps + (epochs - 1) * self.collection.env_steps_per_epoch

@@ -1,0 +1,193 @@
+"""The world model: from past frames' tokens and actions to the next tokens, the reward and the termination."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from iris_wm.world.token_layout import TokenLayout
+from iris_wm.world.transformer import AttentionPattern, Transformer
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The transformer and how it predicts a frame."""
+
+    num_layers: int = 10
+    """Of the transformer."""
+    num_heads: int = 4
+    """Of attention."""
+    embed_dim: int = 256
+    """Width of the hidden states, all heads together."""
+    context_steps: int = 20
+    """Steps in the transformer's context."""
+    dropout: float = 0.1
+    """On embeddings, attention and residual branches."""
+    attention: Literal["causal", "block_causal"] = "causal"
+    """block_causal lets the tokens of a step see each other in both directions; for parallel prediction only."""
+    prediction: Literal["autoregressive", "parallel"] = "autoregressive"
+    """autoregressive: a frame's K tokens one after the other. parallel: all at once, from K learned queries."""
+    queries: Literal["learned", "current_step"] = "learned"
+    """Of parallel prediction, without effect in autoregressive. current_step: each query also carries the token that
+    is at its place now, and the action; otherwise attention has to learn where to find the two."""
+    initialization: Literal["gpt2", "width"] = "gpt2"
+    """gpt2: weights N(0, 0.02), the paper's. width: linear layers N(0, 1 / sqrt(inputs)), embeddings N(0, 0.2), from
+    which a model of a small width learns in a fraction of the steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "num_heads", "embed_dim", "context_steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim: got {self.embed_dim}, expected a multiple of num_heads ({self.num_heads})"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
+        if self.attention == "block_causal" and self.prediction == "autoregressive":
+            raise ValueError(
+                "attention: block_causal needs world.prediction: parallel; an autoregressive model "
+                "would be trained to predict tokens it can see. Use causal"
+            )
+        if self.context_steps < 2:
+            raise ValueError(f"context_steps: got {self.context_steps}, expected at least 2")
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether a frame is predicted in one pass."""
+        return self.prediction == "parallel"
+
+    @property
+    def segment_steps(self) -> int:
+        """Steps of a segment to learn from: the context, and in parallel prediction one more, whose frame is what the
+        last step's queries are to predict. Untrained, they would spoil every dream that fills its context."""
+        return self.context_steps + int(self.is_parallel)
+
+
+class WorldOutput(NamedTuple):
+    """hidden (B, S, C); observation_logits (B, T K, V); reward_logits (B, T, 3); termination_logits (B, T, 2)."""
+
+    hidden: Tensor
+    observation_logits: Tensor
+    reward_logits: Tensor
+    termination_logits: Tensor
+
+
+class Head(nn.Sequential):
+    """Linear, ReLU, Linear: hidden states (..., C) -> logits (..., num_classes)."""
+
+    def __init__(self, embed_dim: int, num_classes: int) -> None:
+        super().__init__(nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, num_classes))
+
+
+class TokenWorld(nn.Module):
+    """Embeddings, transformer and three heads (Micheli et al., 2023, section 2.2)."""
+
+    def __init__(
+        self, config: WorldConfig, codebook_size: int, tokens_per_frame: int, num_actions: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.codebook_size = codebook_size
+        self.num_actions = num_actions
+        self.layout = TokenLayout(tokens_per_frame, config.context_steps)
+        embed_dim = config.embed_dim
+        self.action_embedding = nn.Embedding(num_actions, embed_dim)
+        self.token_embedding = nn.Embedding(codebook_size, embed_dim)
+        # Queries of the last step stand one frame beyond the context.
+        num_positions = self.layout.max_tokens + (tokens_per_frame if config.is_parallel else 0)
+        self.position_embedding = nn.Embedding(num_positions, embed_dim)
+        if config.is_parallel:
+            self.query_embedding = nn.Embedding(tokens_per_frame, embed_dim)
+        self.transformer = Transformer(config.num_layers, config.num_heads, embed_dim, config.dropout)
+        self.observation_head = Head(embed_dim, codebook_size)
+        self.reward_head = Head(embed_dim, 3)
+        self.termination_head = Head(embed_dim, 2)
+        self.apply(_initialize_gpt2 if config.initialization == "gpt2" else _initialize_by_width)
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        """Who sees whom in training."""
+        is_block_causal = self.config.attention == "block_causal"
+        if self.config.is_parallel:
+            return AttentionPattern("parallel", self.layout.tokens_per_step, is_block_causal)
+        return AttentionPattern(self.config.attention, self.layout.tokens_per_step, is_block_causal)
+
+    def embed_steps(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
+        """obs_tokens (B, T, K), actions (B, T) -> embedded sequence (B, T (K + 1), C)."""
+        sequence = self.layout.interleave(self.token_embedding(obs_tokens), self.action_embedding(actions))
+        return sequence + self.position_embedding.weight[: sequence.shape[1]]
+
+    def embed_queries(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
+        """The rows that ask for the frame after each of the steps obs_tokens (B, T, K), actions (B, T). (B, T K, C)."""
+        num_steps = obs_tokens.shape[1]
+        layout = self.layout
+        positions = self.position_embedding.weight[layout.tokens_per_step :]
+        missing = num_steps * layout.tokens_per_step - len(positions)
+        positions = positions[: num_steps * layout.tokens_per_step]
+        if missing > 0:  # the action token after the last frame is never asked for
+            positions = nn.functional.pad(positions, (0, 0, 0, missing))
+        steps = positions.unflatten(0, (num_steps, layout.tokens_per_step))[:, : layout.tokens_per_frame]
+        return self.add_current_step(steps + self.query_embedding.weight, obs_tokens, actions).flatten(1, 2)
+
+    def add_current_step(self, queries: Tensor, obs_tokens: Tensor, actions: Tensor) -> Tensor:
+        """Queries (..., K, C), with what config.queries adds for obs_tokens (B, ..., K), actions (B, ...)."""
+        if self.config.queries == "learned":
+            return queries.expand(*obs_tokens.shape, -1)
+        return queries + self.token_embedding(obs_tokens) + self.action_embedding(actions).unsqueeze(-2)
+
+    def forward(self, obs_tokens: Tensor, actions: Tensor) -> WorldOutput:
+        """Predict from whole segments, as in training.
+
+        Args:
+            obs_tokens: (B, T, K) int64, T at most context_steps.
+            actions: (B, T) int64.
+
+        Returns:
+            Logits. With n = t K + k the row of observation_logits: autoregressive, row n predicts the frame token
+            n + 1 of the segment; parallel, it predicts token k of step t + 1, which is frame token n + K. The last
+            rows predict beyond the segment: see observation_targets.
+        """
+        x = self.embed_steps(obs_tokens, actions)
+        num_context = x.shape[1]
+        if self.config.is_parallel:
+            x = torch.cat([x, self.embed_queries(obs_tokens, actions)], dim=1)
+        hidden = self.transformer(x, self.pattern)
+        context = hidden[:, :num_context]
+        asking = (
+            hidden[:, num_context:] if self.config.is_parallel else self.layout.next_token_positions(context)
+        )
+        at_actions = self.layout.action_positions(context)
+        return WorldOutput(
+            context,
+            self.observation_head(asking),
+            self.reward_head(at_actions),
+            self.termination_head(at_actions),
+        )
+
+    def observation_targets(self, obs_tokens: Tensor) -> tuple[slice, Tensor]:
+        """Which rows of observation_logits have a label within the segment, and the labels.
+
+        obs_tokens (B, T, K) (or anything of that shape) -> slice of rows, labels (B, rows). In parallel prediction the
+        segment may have one step more than forward has seen.
+        """
+        labels = obs_tokens.flatten(1)[:, self.layout.tokens_per_frame if self.config.is_parallel else 1 :]
+        return slice(labels.shape[1]), labels
+
+
+def _initialize_gpt2(module: nn.Module) -> None:
+    """Weights N(0, 0.02), biases 0 (GPT-2)."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+def _initialize_by_width(module: nn.Module) -> None:
+    """Linear layers keep the size of what they are given; embeddings are large enough to tell places apart at once."""
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, 0.0, 0.2)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0.0, module.in_features**-0.5)
+        nn.init.zeros_(module.bias)

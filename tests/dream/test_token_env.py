@@ -1,0 +1,364 @@
+"""The token environment against the plain way of IRIS: every token of every step a pass of its own, no cache."""
+
+import iris_kernels
+import pytest
+import torch
+from iris_wm.dream import token_env
+
+from iris_wm.dream.token_env import SamplingConfig, TokenEnv, max_past
+from iris_wm.world.loss import world_loss
+from iris_wm.world.token_world import TokenWorld, WorldConfig
+
+K, V, A, CONTEXT, B = 4, 13, 3, 5, 3
+MODES = {
+    "autoregressive": {"prediction": "autoregressive"},
+    "parallel": {"prediction": "parallel"},
+    "block_causal": {"prediction": "parallel", "attention": "block_causal"},
+    "current_step": {"prediction": "parallel", "queries": "current_step"},
+}
+
+
+def new_world(mode: str = "autoregressive", context_steps: int = CONTEXT) -> TokenWorld:
+    torch.manual_seed(0)
+    config = WorldConfig(
+        num_layers=2, num_heads=2, embed_dim=16, context_steps=context_steps, dropout=0.1, **MODES[mode]
+    )
+    world = TokenWorld(config, V, K, A).eval()
+    with torch.no_grad():
+        for parameter in world.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(15)
+    return world
+
+
+@pytest.fixture(params=list(MODES))
+def mode(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def world(mode) -> TokenWorld:
+    return new_world(mode)
+
+
+def frames(seed: int = 0) -> torch.Tensor:
+    return torch.randint(V, (B, K), generator=torch.Generator().manual_seed(seed))
+
+
+def actions_of(num_steps: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(A, (num_steps, B), generator=torch.Generator().manual_seed(seed + 100))
+
+
+class PlainEnv:
+    """IRIS, section 2.2 and its published world-model environment, without any saving.
+
+    The context is a plain list of embedded rows; each of the K + 1 passes of a step recomputes all of it.
+    """
+
+    def __init__(self, world: TokenWorld, sampling: SamplingConfig) -> None:
+        assert not world.config.is_parallel
+        self.world, self.sampling = world, sampling
+        self.max_tokens = world.layout.max_tokens
+        self.num_restarts = 0
+
+    def reset(self, obs_tokens: torch.Tensor, seed: int) -> None:
+        self.seed, self.draw = torch.tensor([seed]), 0
+        self.history: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.begin(obs_tokens, [])
+
+    def begin(self, obs_tokens: torch.Tensor, past: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.rows: list[torch.Tensor] = []
+        self.history = list(past)
+        for tokens, actions in past:
+            self.rows += [*self.embed_frame(tokens), self.world.action_embedding(actions)]
+        self.rows += self.embed_frame(obs_tokens)
+        self.obs_tokens = obs_tokens
+
+    def embed_frame(self, obs_tokens: torch.Tensor) -> list[torch.Tensor]:
+        return [self.world.token_embedding(obs_tokens[:, k]) for k in range(K)]
+
+    def last_hidden(self) -> torch.Tensor:
+        x = torch.stack(self.rows, dim=1) + self.world.position_embedding.weight[: len(self.rows)]
+        return self.world.transformer(x, self.world.pattern)[:, -1]
+
+    def sample(self, logits: torch.Tensor) -> torch.Tensor:
+        drawn = iris_kernels.sample_tokens(
+            logits, self.seed, torch.tensor([self.draw]), temperature=self.sampling.temperature
+        )
+        self.draw += 1
+        return drawn
+
+    def step(self, actions: torch.Tensor, should_predict_frame: bool = True) -> tuple[torch.Tensor, ...]:
+        num_passes = 1 + K if should_predict_frame else 1
+        if len(self.rows) + num_passes > self.max_tokens:
+            self.num_restarts += 1
+            kept = CONTEXT // 2 if self.sampling.context_overflow == "slide" else 0
+            self.begin(self.obs_tokens, self.history[len(self.history) - kept :])
+        self.history.append((self.obs_tokens, actions))
+        observation_logits, tokens = [], []
+        for k in range(num_passes):
+            row = self.world.token_embedding(tokens[-1]) if k else self.world.action_embedding(actions)
+            self.rows.append(row)
+            hidden = self.last_hidden()
+            if k == 0:
+                reward_logits = self.world.reward_head(hidden)
+                termination_logits = self.world.termination_head(hidden)
+            if should_predict_frame and k < K:
+                observation_logits.append(self.world.observation_head(hidden))
+                tokens.append(self.sample(observation_logits[-1]))
+        rewards, terminations = self.sample(reward_logits) - 1, self.sample(termination_logits).bool()
+        if should_predict_frame:
+            self.obs_tokens = torch.stack(tokens, dim=1)
+            observation_logits = torch.stack(observation_logits, dim=1)
+        return self.obs_tokens, rewards, terminations, reward_logits, termination_logits, observation_logits
+
+
+class PlainParallelEnv(PlainEnv):
+    """The same for parallel prediction: whole segments through the world model as in training."""
+
+    def __init__(self, world: TokenWorld, sampling: SamplingConfig) -> None:
+        self.world, self.sampling = world, sampling
+        self.num_restarts = 0
+
+    def begin(self, obs_tokens: torch.Tensor, past: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.history = list(past)
+        self.obs_tokens = obs_tokens
+
+    def step(self, actions: torch.Tensor, should_predict_frame: bool = True) -> tuple[torch.Tensor, ...]:
+        if len(self.history) == CONTEXT:
+            self.num_restarts += 1
+            kept = CONTEXT // 2 if self.sampling.context_overflow == "slide" else 0
+            self.begin(self.obs_tokens, self.history[len(self.history) - kept :])
+        self.history.append((self.obs_tokens, actions))
+        segment, taken = (torch.stack(column, dim=1) for column in zip(*self.history, strict=True))
+        output = self.world(segment, taken)
+        logits = output.observation_logits[:, -K:]
+        if should_predict_frame:
+            self.obs_tokens = self.sample(logits.flatten(0, 1)).view(-1, K)
+        reward_logits, termination_logits = output.reward_logits[:, -1], output.termination_logits[:, -1]
+        rewards, terminations = self.sample(reward_logits) - 1, self.sample(termination_logits).bool()
+        return self.obs_tokens, rewards, terminations, reward_logits, termination_logits, logits
+
+
+def plain_env(world: TokenWorld, sampling: SamplingConfig) -> PlainEnv:
+    return (PlainParallelEnv if world.config.is_parallel else PlainEnv)(world, sampling)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("overflow", ["restart", "slide"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_equals_the_plain_way_through_several_contexts(world, temperature, overflow):
+    sampling = SamplingConfig(temperature=temperature, context_overflow=overflow)
+    env, plain = TokenEnv(world, B, sampling), plain_env(world, sampling)
+    env.reset(frames(), seed=7)
+    plain.reset(frames(), seed=7)
+    for actions in actions_of(4 * CONTEXT):
+        step = env.step(actions, should_return_logits=True)
+        obs_tokens, rewards, terminations, reward_logits, termination_logits, logits = plain.step(actions)
+        assert torch.equal(step.obs_tokens, obs_tokens)
+        assert torch.equal(step.rewards, rewards.float())
+        assert torch.equal(step.terminations, terminations)
+        assert torch.allclose(step.reward_logits, reward_logits, atol=1e-4)
+        assert torch.allclose(step.termination_logits, termination_logits, atol=1e-4)
+        assert torch.allclose(step.observation_logits, logits, atol=1e-4)
+    assert plain.num_restarts >= 3
+
+
+@torch.no_grad()
+def test_the_last_step_of_a_rollout_needs_no_room_for_a_frame(world):
+    """Its rewards and terminations are those of a full step, and the frame stays."""
+    sampling = SamplingConfig(temperature=0.0)
+    env, plain = TokenEnv(world, B, sampling), plain_env(world, sampling)
+    env.reset(frames(), seed=0)
+    plain.reset(frames(), seed=0)
+    taken = actions_of(CONTEXT)
+    for t, actions in enumerate(taken):
+        is_last = t + 1 == CONTEXT
+        before = env.step(actions, should_predict_frame=not is_last)
+        after = plain.step(actions, should_predict_frame=not is_last)
+        assert torch.equal(before.obs_tokens, after[0])
+        assert torch.allclose(before.reward_logits, after[3], atol=1e-4)
+    assert plain.num_restarts == 0
+
+
+@torch.no_grad()
+def test_restart_rebuilds_from_the_current_frame_alone(world):
+    """Right after the context is full, nothing but the current frame and the action counts."""
+    sampling = SamplingConfig(temperature=0.0)
+    env = TokenEnv(world, B, sampling)
+    env.reset(frames(), seed=0)
+    full_after = CONTEXT - (0 if world.config.is_parallel else 1)
+    taken = actions_of(full_after + 1)
+    for actions in taken[:-1]:
+        current = env.step(actions).obs_tokens
+    fresh = TokenEnv(world, B, sampling)
+    fresh.reset(current, seed=0)
+    continued, restarted = env.step(taken[-1]), fresh.step(taken[-1])
+    assert torch.equal(continued.obs_tokens, restarted.obs_tokens)
+    assert torch.allclose(continued.reward_logits, restarted.reward_logits, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context_steps", [2, 3, 4, 20])
+def test_a_horizon_as_long_as_the_context_needs_no_refill(monkeypatch, mode, context_steps):
+    env = TokenEnv(new_world(mode, context_steps), B)
+    env.reset(frames(), seed=0)
+    monkeypatch.setattr(TokenEnv, "_refill", lambda *_: pytest.fail("the context was refilled"))
+    for t, actions in enumerate(actions_of(context_steps)):
+        env.step(actions, should_predict_frame=t + 1 < context_steps)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_past", [0, 1, 2, 3, 4, 9])
+def test_past_steps_count(world, num_past):
+    """The first step after a reset with a past is what the world model predicts of the whole segment."""
+    past = [(frames(10 + t), actions) for t, actions in enumerate(actions_of(num_past, seed=1))]
+    env = TokenEnv(world, B, SamplingConfig(temperature=0.0))
+    env.reset(frames(), seed=0, past=past)
+    actions = actions_of(1)[0]
+    step = env.step(actions, should_return_logits=True)
+    kept = past[max(0, len(past) - max_past(world.config)) :]
+    segment = torch.stack([*(tokens for tokens, _ in kept), frames()], dim=1)
+    taken = torch.stack([*(action for _, action in kept), actions], dim=1)
+    output = world(segment, taken)
+    assert torch.allclose(step.reward_logits, output.reward_logits[:, -1], atol=1e-4)
+    row = slice(-K, None) if world.config.is_parallel else slice(-1, None)
+    expected = output.observation_logits[:, row]
+    assert torch.allclose(step.observation_logits[:, : expected.shape[1]], expected, atol=1e-4)
+
+
+def test_the_longest_past_still_leaves_room(monkeypatch, world):
+    env = TokenEnv(world, B)
+    past = [(frames(t), actions) for t, actions in enumerate(actions_of(CONTEXT))]
+    env.reset(frames(), seed=0, past=past)
+    monkeypatch.setattr(TokenEnv, "_refill", lambda *_: pytest.fail("the past was forgotten at once"))
+    env.step(actions_of(1)[0])
+
+
+@pytest.mark.parametrize("overflow", ["restart", "slide"])
+def test_the_shortest_context(mode, overflow):
+    env = TokenEnv(new_world(mode, 2), B, SamplingConfig(context_overflow=overflow))
+    env.reset(frames(), seed=0)
+    for actions in actions_of(10):
+        assert env.step(actions).obs_tokens.shape == (B, K)
+
+
+def roll_out(env: TokenEnv, seed: int, num_steps: int = 2 * CONTEXT) -> torch.Tensor:
+    env.reset(frames(), seed)
+    return torch.stack([env.step(actions).obs_tokens for actions in actions_of(num_steps)])
+
+
+def test_same_seed_same_rollout(world):
+    env = TokenEnv(world, B)
+    first = roll_out(env, seed=3)
+    assert torch.equal(roll_out(env, seed=3), first)
+    assert torch.equal(roll_out(TokenEnv(world, B), seed=3), first)
+    assert not torch.equal(roll_out(env, seed=4), first)
+    env.reset(frames(), torch.tensor([3]))
+    assert torch.equal(env.step(actions_of(1)[0]).obs_tokens, first[0])
+
+
+def test_no_global_generator_is_touched(world):
+    state = torch.get_rng_state()
+    roll_out(TokenEnv(world, B), seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_temperature_zero_ignores_the_seed(world):
+    env = TokenEnv(world, B, SamplingConfig(temperature=0.0))
+    assert torch.equal(roll_out(env, seed=1), roll_out(env, seed=2))
+    likeliest = TokenEnv(world, B, SamplingConfig(top_k=1))
+    env.reset(frames(), 0)
+    likeliest.reset(frames(), 5)
+    actions = actions_of(1)[0]
+    assert torch.equal(env.step(actions).obs_tokens, likeliest.step(actions).obs_tokens)
+
+
+def test_draws_follow_the_distribution():
+    """Of many equal environments, each code of the first token comes up as often as its probability says."""
+    world = new_world("parallel")
+    with torch.no_grad():
+        world.observation_head[2].weight.mul_(0.1)
+    num = 4000
+    env = TokenEnv(world, num)
+    env.reset(frames()[:1].expand(num, K).contiguous(), seed=0)
+    step = env.step(torch.zeros(num, dtype=torch.int64), should_return_logits=True)
+    probabilities = step.observation_logits[0, 0].softmax(-1)
+    counts = torch.bincount(step.obs_tokens[:, 0], minlength=V)
+    error = (probabilities * (1 - probabilities) / num).sqrt()
+    assert ((counts / num - probabilities).abs() < 4 * error + 1e-4).all()
+
+
+def test_environments_of_a_batch_do_not_touch_each_other():
+    world = new_world()
+    env = TokenEnv(world, B, SamplingConfig(temperature=0.0))
+    together = roll_out(env, seed=0)
+    for i in range(B):
+        alone = TokenEnv(world, 1, SamplingConfig(temperature=0.0))
+        alone.reset(frames()[i : i + 1], seed=0)
+        for t, actions in enumerate(actions_of(2 * CONTEXT)):
+            assert torch.equal(alone.step(actions[i : i + 1]).obs_tokens[0], together[t, i])
+
+
+def test_weights_in_bfloat16_are_refreshed(world):
+    env = TokenEnv(world, B, dtype=torch.bfloat16)
+    exact = TokenEnv(world, B)
+    with torch.no_grad():
+        for parameter in world.transformer.parameters():
+            parameter.mul_(0.9)
+    env.refresh_weights()
+    exact.refresh_weights()
+    env.reset(frames(), 0)
+    exact.reset(frames(), 0)
+    actions = actions_of(1)[0]
+    low, high = (each.step(actions, should_return_logits=True) for each in (env, exact))
+    scale = high.reward_logits.abs().max()
+    assert (low.reward_logits - high.reward_logits).abs().max() < 0.1 * scale
+
+
+def test_what_was_learned_holds_at_every_step_of_the_context(mode):
+    """Every token grows by the action + 1: learned from segments, then asked after 0, 1, ... past steps."""
+    torch.manual_seed(0)
+    config = WorldConfig(2, 2, 32, CONTEXT, dropout=0.0, initialization="width", **MODES[mode])
+    world = TokenWorld(config, V, K, A)
+    optimizer = torch.optim.Adam(world.parameters(), 1e-2)
+
+    def segments(num_steps: int, num: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+        actions = torch.randint(A, (num, num_steps))
+        grown = (actions + 1).cumsum(1) - (actions + 1)
+        return (torch.randint(V, (num, 1, K)) + grown[..., None]) % V, actions
+
+    for _ in range(300):
+        tokens, actions = segments(config.segment_steps)
+        output = world(tokens[:, :CONTEXT], actions[:, :CONTEXT])
+        zeros = torch.zeros(actions.shape)
+        losses = world_loss(world, output, tokens, zeros, zeros.bool(), zeros == 0)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    for num_past in range(max_past(config) + 1):
+        tokens, actions = segments(num_past + 2)
+        env = TokenEnv(world.eval(), len(tokens), SamplingConfig(temperature=0.0))
+        env.reset(tokens[:, num_past], 0, [(tokens[:, t], actions[:, t]) for t in range(num_past)])
+        step = env.step(actions[:, num_past])
+        assert (step.obs_tokens == tokens[:, num_past + 1]).float().mean() > 0.9, num_past
+
+
+def test_max_past():
+    assert max_past(new_world("autoregressive").config) == CONTEXT - 2
+    assert max_past(new_world("parallel").config) == CONTEXT - 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": -1.0}, "temperature: got -1.0, expected a number >= 0"),
+        ({"temperature": float("nan")}, "temperature: got nan"),
+        ({"top_k": -1}, "top_k: got -1, expected 0"),
+        ({"top_p": 0.0}, "top_p: got 0.0, expected 0 < top_p <= 1"),
+        ({"top_p": 1.5}, "top_p: got 1.5"),
+    ],
+)
+def test_impossible_sampling_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        token_env.SamplingConfig(**values)

@@ -1,0 +1,149 @@
+"""Every value out of range is refused in one line: the key's full path, the value, what was expected."""
+
+import pytest
+
+from iris_wm.config import apply_overrides, build_config
+from iris_wm.runs.config import RunConfig
+
+# key, value as on the command line, what the message says after the key
+REFUSED = [
+    ("seed", "-1", "got -1, expected 0 to 2147483647"),
+    ("seed", "2147483648", "got 2147483648, expected 0 to"),
+    ("seed", "1.5", "expected a whole number, got 1.5"),
+    ("seed", "true", "expected a whole number, got true"),
+    ("env.id", "''", "expected the name of a game"),
+    ("env.resolution", "32", "got 32, expected tokenizer.autoencoder.resolution (64)"),
+    ("env.frame_skip", "0", "expected a whole number from 1 to 100, got 0"),
+    ("env.noop_max", "-1", "expected a whole number from 0 to 1000, got -1"),
+    ("env.sticky", "1.0", "expected a probability from 0 to below 1, got 1.0"),
+    ("env.sticky", ".nan", "expected a number from 0 to below 1, got nan"),
+    ("env.resize", "cubic", 'expected one of "bilinear_then_max", "area", got "cubic"'),
+    ("env.terminal_on_life_loss", "no", 'expected true or false, got "no"'),
+    ("env.max_emulator_frames", "0", "expected a whole number from 1"),
+    ("tokenizer.codebook_size", "0", "got 0, expected a positive integer"),
+    ("tokenizer.embedding_dim", "-4", "got -4, expected a positive integer"),
+    ("tokenizer.quantizer", "vqvae", 'expected one of "vq", "fsq", got "vqvae"'),
+    ("tokenizer.fsq_levels", "8", "expected a list"),
+    ("tokenizer.autoencoder.channels", "0", "got 0, expected a positive integer"),
+    ("tokenizer.autoencoder.channels", "wide", 'expected a whole number, got "wide"'),
+    ("tokenizer.autoencoder.patch_size", "0", None),
+    ("tokenizer.autoencoder.resolution", "60", "got 60, expected a positive multiple of 16"),
+    ("world.num_layers", "0", "got 0, expected a positive integer"),
+    ("world.num_heads", "3", None),
+    ("world.embed_dim", "30", "got 30, expected a multiple of num_heads (4)"),
+    ("world.context_steps", "1", "got 1, expected at least 2"),
+    ("world.dropout", "1", "got 1.0, expected 0 <= dropout < 1"),
+    ("world.dropout", ".nan", "got nan, expected 0 <= dropout < 1"),
+    ("world.attention", "block_causal", "block_causal needs world.prediction: parallel"),
+    ("policy.hidden_size", "0", "got 0, expected a positive integer"),
+    ("policy.inputs", "pixels", 'expected one of "frames", "tokens", got "pixels"'),
+    ("losses.tokenizer.l1", "-1", "got -1.0, expected a number >= 0"),
+    ("losses.tokenizer.max_pixel", ".inf", "got inf, expected a number >= 0"),
+    ("losses.tokenizer.perceptual", "lpips", None),
+    ("losses.world.rare_event_weight", "0", "got 0.0, expected a number > 0"),
+    ("losses.policy.gamma", "1.01", "got 1.01, expected 0 to 1"),
+    ("losses.policy.lambda_", "-0.1", "got -0.1, expected 0 to 1"),
+    ("losses.policy.entropy_weight", ".nan", "got nan, expected >= 0"),
+    ("imagination.horizon", "1", "got 1, expected at least 2"),
+    ("imagination.burn_in", "-1", "got -1, expected at least 0"),
+    ("imagination.temperature", "-1", "got -1.0, expected a number >= 0"),
+    ("imagination.temperature", "hot", 'expected a number, got "hot"'),
+    ("collection.env_steps_per_epoch", "0", "got 0, expected a positive integer"),
+    ("collection.num_envs", "0", "got 0, expected a positive integer"),
+    ("collection.stop_after_epoch", "-1", "got -1, expected 0 or more"),
+    ("collection.temperature", ".inf", "got inf, expected a number >= 0"),
+    ("collection.epsilon", "1.1", "got 1.1, expected 0 to 1"),
+    ("collection.epsilon_before_policy", ".nan", "got nan, expected 0 to 1"),
+    ("collection.max_action_hold", "0", "got 0, expected a positive integer"),
+    ("training.num_epochs", "0", "got 0, expected a positive integer"),
+    ("training.num_epochs", "1e3", "expected a whole number, got 1000.0"),
+    ("training.checkpoint_every_minutes", "0", "got 0.0, expected > 0"),
+    ("training.checkpoint_every_epochs", "0", "got 0, expected a positive integer"),
+    ("training.max_minutes", "-1", "got -1.0, expected >= 0"),
+    ("training.tokenizer.batch_size", "0", "got 0, expected at least 1"),
+    ("training.tokenizer.learning_rate", "0", "got 0.0, expected a finite number > 0"),
+    ("training.world.learning_rate", ".nan", "got nan, expected a finite number > 0"),
+    ("training.world.weight_decay", ".inf", "got inf, expected a finite number >= 0"),
+    ("training.policy.max_grad_norm", "-1", "got -1.0, expected a finite number > 0"),
+    ("training.policy.start_after_epoch", "-1", "got -1, expected at least 0"),
+    ("training.policy.first_epoch_steps", "-1", "got -1, expected at least 0"),
+    ("evaluation.every_epochs", "-1", "got -1, expected 0 (never) or more"),
+    ("evaluation.num_episodes", "0", "got 0, expected a positive integer"),
+    ("evaluation.temperature", "-0.5", "got -0.5, expected a number >= 0"),
+    ("evaluation.max_steps", "0", "got 0, expected a positive integer"),
+    ("trainer.devices", "0", "got 0, expected a positive integer"),
+    ("trainer.num_threads", "-1", "got -1, expected 0 or more"),
+    ("trainer.precision", "16", 'expected one of "32", "bf16", got 16'),
+    ("trainer.accelerator", "tpu", 'expected one of "auto", "cpu", "gpu", got "tpu"'),
+]
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(ValueError, match=r".") as caught:
+        build_config(RunConfig, apply_overrides({}, overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"), REFUSED, ids=[f"{key}={value}" for key, value, _ in REFUSED]
+)
+def test_out_of_range(key, value, expected):
+    message = refused(f"--{key}={value}")
+    if expected is None:  # the complaint is about a neighbour in the same section
+        assert message.startswith(key.rpartition(".")[0])
+    else:
+        assert message.startswith(f"{key}: {expected}"), message
+
+
+def test_several_environments_need_a_multiple_of_steps():
+    message = refused("collection.num_envs=3")
+    assert message.startswith("collection.env_steps_per_epoch: got 200, expected a multiple of num_envs (3)")
+
+
+@pytest.mark.parametrize(("prediction", "longest"), [("autoregressive", 18), ("parallel", 19)])
+def test_a_context_from_the_burn_in_must_fit(prediction, longest):
+    overrides = ["imagination.context=burn_in", f"world.prediction={prediction}"]
+    message = refused(*overrides, f"imagination.burn_in={longest + 1}")
+    assert message.startswith(f"imagination.burn_in: got {longest + 1}, expected at most {longest}")
+    build_config(RunConfig, apply_overrides({}, [*overrides, f"imagination.burn_in={longest}"]))
+
+
+def test_frames_of_a_policy_need_a_multiple_of_16():
+    size = [
+        "env.resolution=24",
+        "tokenizer.autoencoder.resolution=24",
+        "tokenizer.autoencoder.channel_multipliers=[1]",
+    ]
+    config = build_config(RunConfig, apply_overrides({}, size))
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.autoencoder\.resolution: got 24, expected a multiple of 16"
+    ):
+        config.agent_config(4)
+    build_config(RunConfig, apply_overrides({}, [*size, "policy.inputs=tokens"])).agent_config(4)
+
+
+def test_an_agent_needs_actions():
+    with pytest.raises(ValueError, match="num_actions: got 0"):
+        RunConfig().agent_config(0)
+
+
+@pytest.mark.parametrize("value", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
+def test_scientific_notation_is_a_number(value):
+    config = build_config(RunConfig, apply_overrides({}, [f"training.tokenizer.learning_rate={value}"]))
+    assert config.training.tokenizer.learning_rate == 0.0001
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("envv.id", 'unknown key "envv"; did you mean "env"?'),
+        ("env.i", 'unknown key "env.i"'),
+        ("env.ID", 'unknown key "env.ID"'),
+        ("training.tokenizer.lr", 'unknown key "training.tokenizer.lr"'),
+        ("world", 'world: expected a section of "key: value" lines, got 1'),
+    ],
+)
+def test_unknown_keys(key, expected):
+    assert refused(f"{key}=1").startswith(expected)

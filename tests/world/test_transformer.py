@@ -1,0 +1,179 @@
+"""The transformer through its cache computes what it computes on whole sequences, however the rows arrive."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iris_wm.world.transformer import AttentionPattern, DecodeWeights, Transformer, decode
+
+WIDTH, HEADS = 32, 2
+FEW = settings(max_examples=20, deadline=None, derandomize=True)
+
+
+def new_transformer(num_layers: int = 2) -> Transformer:
+    torch.manual_seed(0)
+    transformer = Transformer(num_layers, HEADS, WIDTH, dropout=0.1).eval()
+    with torch.no_grad():  # attention far from uniform
+        for block in transformer.blocks:
+            block.qkv.weight.mul_(4)
+    return transformer
+
+
+TRANSFORMER = new_transformer()
+WEIGHTS = [DecodeWeights.of(block, torch.float32) for block in TRANSFORMER.blocks]
+UNPACKED = [DecodeWeights.of(block, torch.float32) for block in TRANSFORMER.blocks]
+for each in UNPACKED:
+    each.packed = None
+BOTH = st.sampled_from([WEIGHTS, UNPACKED])
+
+
+def rows(batch_size: int, num_rows: int, seed: int) -> torch.Tensor:
+    return torch.randn(batch_size, num_rows, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def through_cache(
+    chunks: list[torch.Tensor], weights: list[DecodeWeights], is_block_causal: bool = False
+) -> torch.Tensor:
+    """All chunks of rows one after the other, after the final layer norm."""
+    num_rows = sum(chunk.shape[1] for chunk in chunks)
+    cache = TRANSFORMER.new_cache(len(chunks[0]), num_rows + 3)
+    with torch.no_grad():
+        hidden = [
+            decode(chunk, weights, cache, num_heads=HEADS, is_block_causal=is_block_causal)
+            for chunk in chunks
+        ]
+        assert int(cache.position) == num_rows
+        return TRANSFORMER.ln_out(torch.cat(hidden, dim=1))
+
+
+@FEW
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 99), BOTH)
+def test_causal(lengths, batch_size, seed, weights):
+    x = rows(batch_size, sum(lengths), seed)
+    with torch.no_grad():
+        expected = TRANSFORMER(x, AttentionPattern("causal"))
+    assert torch.allclose(through_cache(list(x.split(lengths, dim=1)), weights), expected, atol=2e-5)
+
+
+@FEW
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99), BOTH)
+def test_block_causal(num_steps, tokens_per_step, batch_size, seed, weights):
+    x = rows(batch_size, num_steps * tokens_per_step, seed)
+    with torch.no_grad():
+        expected = TRANSFORMER(x, AttentionPattern("block_causal", tokens_per_step))
+    chunks = list(x.split(tokens_per_step, dim=1))
+    assert torch.allclose(through_cache(chunks, weights, is_block_causal=True), expected, atol=2e-5)
+
+
+@FEW
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 99), BOTH)
+def test_parallel(num_steps, tokens_per_frame, batch_size, is_block_causal, seed, weights):
+    """Each step's rows go in together with the queries of the next frame; the cache forgets the queries."""
+    tokens_per_step = tokens_per_frame + 1
+    context = rows(batch_size, num_steps * tokens_per_step, seed)
+    queries = rows(batch_size, num_steps * tokens_per_frame, seed + 1)
+    pattern = AttentionPattern("parallel", tokens_per_step, is_block_causal)
+    with torch.no_grad():
+        expected = TRANSFORMER(torch.cat([context, queries], dim=1), pattern)
+        cache = TRANSFORMER.new_cache(batch_size, context.shape[1] + tokens_per_frame)
+        at_context, at_queries = [], []
+        for step, asking in zip(
+            context.split(tokens_per_step, 1), queries.split(tokens_per_frame, 1), strict=True
+        ):
+            hidden = decode(
+                torch.cat([step, asking], dim=1),
+                weights,
+                cache,
+                num_heads=HEADS,
+                num_context=tokens_per_step,
+                is_block_causal=is_block_causal,
+            )
+            at_context.append(hidden[:, :tokens_per_step])
+            at_queries.append(hidden[:, tokens_per_step:])
+        hidden = TRANSFORMER.ln_out(torch.cat([*at_context, *at_queries], dim=1))
+    assert int(cache.position) == context.shape[1]
+    assert torch.allclose(hidden, expected, atol=2e-5)
+
+
+def test_rows_after_the_position_are_dead():
+    """A cache is emptied by putting its position back; what lies behind never counts."""
+    first, second = rows(2, 6, 0), rows(2, 4, 1)
+    cache = TRANSFORMER.new_cache(2, 8)
+    with torch.no_grad():
+        decode(first, WEIGHTS, cache, num_heads=HEADS)
+        cache.position.zero_()
+        again = decode(second, WEIGHTS, cache, num_heads=HEADS)
+        fresh = decode(second, WEIGHTS, TRANSFORMER.new_cache(2, 8), num_heads=HEADS)
+    assert torch.equal(again, fresh)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, UNPACKED], ids=["packed", "unpacked"])
+@pytest.mark.parametrize("num_wanted", [1, 3, 5])
+def test_rows_that_nobody_wants_change_nothing(num_wanted, weights):
+    first, second = rows(2, 5, 0), rows(2, 2, 1)
+    all_of_it, some = TRANSFORMER.new_cache(2, 8), TRANSFORMER.new_cache(2, 8)
+    with torch.no_grad():
+        whole = decode(first, weights, all_of_it, num_heads=HEADS)
+        part = decode(first, weights, some, num_heads=HEADS, num_wanted=num_wanted)
+        assert part.shape == (2, num_wanted, WIDTH)
+        assert torch.allclose(part, whole[:, -num_wanted:], atol=1e-6)
+        after = [decode(second, weights, cache, num_heads=HEADS) for cache in (all_of_it, some)]
+    assert torch.allclose(*after, atol=1e-6)
+
+
+def test_new_cache():
+    cache = TRANSFORMER.new_cache(3, 10, torch.bfloat16)
+    assert cache.keys.shape == cache.values.shape == (2, 3, HEADS, 10, WIDTH // HEADS)
+    assert cache.keys.dtype == torch.bfloat16
+    assert cache.max_tokens == 10
+    assert cache.position.tolist() == [0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decode_weights_follow_the_parameters(dtype):
+    """float32 weights are the parameters themselves; others are copied by refresh, in place."""
+    transformer = new_transformer(1)
+    block = transformer.blocks[0]
+    weights = DecodeWeights.of(block, dtype)
+    pointers = [tensor.data_ptr() for pair in (weights.qkv, weights.ln_1) for tensor in pair]
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.add_(1)
+    weights.refresh(block)
+    assert [tensor.data_ptr() for pair in (weights.qkv, weights.ln_1) for tensor in pair] == pointers
+    assert torch.equal(weights.qkv[0][0], block.qkv.weight.detach().to(dtype))
+    assert torch.equal(weights.fc_2[1][0], block.fc_2.bias.detach().to(dtype))
+    assert torch.equal(weights.ln_1[0][0], block.ln_1.weight.detach())
+    if dtype == torch.float32:
+        assert weights.qkv[0].data_ptr() == block.qkv.weight.data_ptr()
+
+
+def test_dropout_only_in_training():
+    x = rows(2, 6, 0)
+    transformer = new_transformer()
+    pattern = AttentionPattern()
+    assert torch.equal(transformer(x, pattern), transformer(x, pattern))
+    transformer.train()
+    assert not torch.equal(transformer(x, pattern), transformer(x, pattern))
+    torch.manual_seed(1)
+    first = transformer(x, pattern)
+    torch.manual_seed(1)
+    assert torch.equal(transformer(x, pattern), first)
+
+
+def test_one_block_by_hand():
+    """x + attention(LN(x)), then x + MLP(LN(x)), written with plain products."""
+    block = new_transformer(1).blocks[0]
+    x = rows(2, 5, 3)
+    with torch.no_grad():
+        q, k, v = block.qkv(block.ln_1(x)).split(WIDTH, dim=-1)
+        heads = []
+        for h in range(HEADS):
+            part = slice(h * WIDTH // HEADS, (h + 1) * WIDTH // HEADS)
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / (WIDTH // HEADS) ** 0.5
+            hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+            heads.append(scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v[..., part])
+        expected = x + block.out(torch.cat(heads, dim=-1))
+        expected = expected + block.fc_2(torch.nn.functional.gelu(block.fc_1(block.ln_2(expected))))
+        assert torch.allclose(block(x, AttentionPattern()), expected, atol=1e-5)
