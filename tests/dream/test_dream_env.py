@@ -253,7 +253,7 @@ def bad(agent, frames):
         (lambda: DreamEnv(agent, frames[0]), "first_frames: expected uint8"),
         (lambda: DreamEnv(agent, frames[:, :, :8]), "first_frames: expected uint8"),
         (lambda: DreamEnv(agent, frames[:0]), "at least one frame"),
-        (lambda: DreamEnv(SimpleNamespace(tokenizer=1), frames), "no world model"),
+        (lambda: DreamEnv(SimpleNamespace(tokenizer=1), frames), "no world"),
         (lambda: DreamEnv(agent, frames, num_kept_steps=99), "num_kept_steps: got 99"),
         (lambda: DreamEnv(agent, frames, temperature=-1), "temperature: got -1"),
         (lambda: DreamEnv(agent, frames, top_k=-1), "top_k: got -1"),

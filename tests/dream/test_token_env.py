@@ -3,8 +3,8 @@
 import iris_kernels
 import pytest
 import torch
-from iris_wm.dream import token_env
 
+from iris_wm.dream import token_env
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv, max_past
 from iris_wm.world.loss import world_loss
 from iris_wm.world.token_world import TokenWorld, WorldConfig

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from iris_wm.data.replay import Replay
-from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.tokenizer import token_cache
+from iris_wm.tokenizer.token_cache import TokenCache
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import iris_kernels
 import pytest
 import torch
-from iris_wm.world import blockwise_attention as module
 
+from iris_wm.world import blockwise_attention as module
 from iris_wm.world.blockwise_attention import blockwise_attention
 
 CASES = [
