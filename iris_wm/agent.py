@@ -16,7 +16,7 @@ from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig, PolicyState
 from iris_wm.streams import stream_generator, stream_seed
 from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig, to_uint8
-from iris_wm.world.token_world import TokenWorld, WorldConfig
+from iris_wm.world.network import WorldConfig, WorldNetwork
 
 MAX_PARAMETERS = 2_000_000_000
 MAX_LAYERS = 1000
@@ -51,7 +51,7 @@ class Agent(nn.Module):
         self.tokenizer = Tokenizer(config.tokenizer)
         tokens_per_frame = self.tokenizer.tokens_per_frame
         quantizer = self.tokenizer.quantizer
-        self.world = TokenWorld(config.world, quantizer.codebook_size, tokens_per_frame, config.num_actions)
+        self.world = WorldNetwork(config.world, quantizer.codebook_size, tokens_per_frame, config.num_actions)
         self.policy = ActorCritic(
             config.policy,
             config.num_actions,

@@ -29,7 +29,7 @@ from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.tokenizer.tokenizer import Tokenizer
 from iris_wm.training.module import build_optimizer
 from iris_wm.world.loss import world_loss
-from iris_wm.world.token_world import TokenWorld
+from iris_wm.world.network import WorldNetwork
 
 LOCAL, QUERIES, START = (
     "tokenizer.autoencoder.has_local_encoder",
@@ -110,7 +110,7 @@ def measure(
     torch.manual_seed(0)
     num_actions, length = int(data["actions"].max()) + 1, config.world.segment_steps
     seen, size = config.world.context_steps, tokenizer.quantizer.codebook_size
-    world = TokenWorld(config.world, size, tokens.shape[1], num_actions)
+    world = WorldNetwork(config.world, size, tokens.shape[1], num_actions)
 
     def segments(generator: torch.Generator, first: int, last: int, num: int) -> Tensor:
         return torch.randint(first, last - length, (num, 1), generator=generator) + torch.arange(length)

@@ -10,7 +10,7 @@ from torch import Tensor
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.policy.actor_critic import ActorCritic, PolicyState
 from iris_wm.tokenizer.tokenizer import Tokenizer
-from iris_wm.world.token_world import TokenWorld
+from iris_wm.world.network import WorldNetwork
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Imagination:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        world: TokenWorld,
+        world: WorldNetwork,
         policy: ActorCritic,
         config: ImaginationConfig,
         batch_size: int,

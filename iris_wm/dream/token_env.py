@@ -11,7 +11,7 @@ import iris_kernels
 import torch
 from torch import Tensor
 
-from iris_wm.world.token_world import TokenWorld, WorldConfig
+from iris_wm.world.network import WorldConfig, WorldNetwork
 from iris_wm.world.transformer import DecodeWeights, decode, grouped, refresh_grouped
 
 
@@ -69,7 +69,7 @@ class TokenEnv:
 
     def __init__(
         self,
-        world: TokenWorld,
+        world: WorldNetwork,
         batch_size: int,
         sampling: SamplingConfig | None = None,
         dtype: torch.dtype = torch.float32,

@@ -14,7 +14,7 @@ from iris_wm.agent import Agent, AgentConfig
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.token_world import WorldConfig
+from iris_wm.world.network import WorldConfig
 
 # Our key -> the published one, applied in this order; what no pattern matches keeps its name.
 _RENAMES = [

@@ -14,7 +14,7 @@ from iris_wm.tokenizer.loss import TokenizerLossConfig
 from iris_wm.world.loss import WorldLossConfig
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.token_world import WorldConfig
+from iris_wm.world.network import WorldConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iris_wm.world.token_world import TokenWorld, WorldOutput
+from iris_wm.world.network import WorldNetwork, WorldOutput
 
 IGNORED = -100
 
@@ -24,7 +24,7 @@ class WorldLossConfig:
 
 
 def world_loss(
-    world: TokenWorld,
+    world: WorldNetwork,
     output: WorldOutput,
     obs_tokens: Tensor,
     rewards: Tensor,
@@ -36,7 +36,7 @@ def world_loss(
 
     Args:
         world: which knows which row predicts which token.
-        output: of TokenWorld.forward.
+        output: of WorldNetwork.forward.
         obs_tokens: (B, T, K) int64. rewards: (B, T) float, their sign is learned. terminations: (B, T) bool.
         is_real: (B, T) bool, False where padded. In parallel prediction these may have one step more than the output
             has seen; only its frame is learned.

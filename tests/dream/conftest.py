@@ -14,7 +14,7 @@ from iris_wm.data.replay import Replay
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.token_world import WorldConfig
+from iris_wm.world.network import WorldConfig
 
 NUM_ACTIONS = 3
 CONFIG = "training:\n  world: {start_after_epoch: 2}\nenv: {id: iris_wm/Catch-v0}\n"

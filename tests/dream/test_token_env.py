@@ -7,7 +7,7 @@ import torch
 from iris_wm.dream import token_env
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv, max_past
 from iris_wm.world.loss import world_loss
-from iris_wm.world.token_world import TokenWorld, WorldConfig
+from iris_wm.world.network import WorldConfig, WorldNetwork
 
 K, V, A, CONTEXT, B = 4, 13, 3, 5, 3
 MODES = {
@@ -18,12 +18,12 @@ MODES = {
 }
 
 
-def new_world(mode: str = "autoregressive", context_steps: int = CONTEXT) -> TokenWorld:
+def new_world(mode: str = "autoregressive", context_steps: int = CONTEXT) -> WorldNetwork:
     torch.manual_seed(0)
     config = WorldConfig(
         num_layers=2, num_heads=2, embed_dim=16, context_steps=context_steps, dropout=0.1, **MODES[mode]
     )
-    world = TokenWorld(config, V, K, A).eval()
+    world = WorldNetwork(config, V, K, A).eval()
     with torch.no_grad():
         for parameter in world.parameters():
             if parameter.dim() > 1:
@@ -37,7 +37,7 @@ def mode(request) -> str:
 
 
 @pytest.fixture
-def world(mode) -> TokenWorld:
+def world(mode) -> WorldNetwork:
     return new_world(mode)
 
 
@@ -55,7 +55,7 @@ class PlainEnv:
     The context is a plain list of embedded rows; each of the K + 1 passes of a step recomputes all of it.
     """
 
-    def __init__(self, world: TokenWorld, sampling: SamplingConfig) -> None:
+    def __init__(self, world: WorldNetwork, sampling: SamplingConfig) -> None:
         assert not world.config.is_parallel
         self.world, self.sampling = world, sampling
         self.max_tokens = world.layout.max_tokens
@@ -116,7 +116,7 @@ class PlainEnv:
 class PlainParallelEnv(PlainEnv):
     """The same for parallel prediction: whole segments through the world model as in training."""
 
-    def __init__(self, world: TokenWorld, sampling: SamplingConfig) -> None:
+    def __init__(self, world: WorldNetwork, sampling: SamplingConfig) -> None:
         self.world, self.sampling = world, sampling
         self.num_restarts = 0
 
@@ -140,7 +140,7 @@ class PlainParallelEnv(PlainEnv):
         return self.obs_tokens, rewards, terminations, reward_logits, termination_logits, logits
 
 
-def plain_env(world: TokenWorld, sampling: SamplingConfig) -> PlainEnv:
+def plain_env(world: WorldNetwork, sampling: SamplingConfig) -> PlainEnv:
     return (PlainParallelEnv if world.config.is_parallel else PlainEnv)(world, sampling)
 
 
@@ -320,7 +320,7 @@ def test_what_was_learned_holds_at_every_step_of_the_context(mode):
     """Every token grows by the action + 1: learned from segments, then asked after 0, 1, ... past steps."""
     torch.manual_seed(0)
     config = WorldConfig(2, 2, 32, CONTEXT, dropout=0.0, initialization="width", **MODES[mode])
-    world = TokenWorld(config, V, K, A)
+    world = WorldNetwork(config, V, K, A)
     optimizer = torch.optim.Adam(world.parameters(), 1e-2)
 
     def segments(num_steps: int, num: int = 64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,7 +28,7 @@ from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.reports.dream import write_dream_report
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.token_world import WorldConfig
+from iris_wm.world.network import WorldConfig
 
 GREEDY = SamplingConfig(temperature=0, context_overflow="slide")
 

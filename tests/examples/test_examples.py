@@ -16,7 +16,7 @@ from iris_wm.envs import EnvConfig, make_env
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.token_world import WorldConfig
+from iris_wm.world.network import WorldConfig
 
 ROOT = Path(__file__).parents[2]
 

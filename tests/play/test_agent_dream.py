@@ -12,7 +12,7 @@ from iris_wm.play.agent_dream import AgentDream
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig, to_uint8
-from iris_wm.world.token_world import WorldConfig
+from iris_wm.world.network import WorldConfig
 
 CATCH = EnvConfig(id="iris_wm/Catch-v0")
 

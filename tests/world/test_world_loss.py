@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from iris_wm.world.loss import WorldLossConfig, world_loss
-from iris_wm.world.token_world import TokenWorld, WorldConfig, WorldOutput
+from iris_wm.world.network import WorldConfig, WorldNetwork, WorldOutput
 
 K, V, T = 2, 5, 3
 
 
-def new_world(prediction: str = "autoregressive") -> TokenWorld:
+def new_world(prediction: str = "autoregressive") -> WorldNetwork:
     config = WorldConfig(num_layers=1, num_heads=1, embed_dim=4, context_steps=T, prediction=prediction)
-    return TokenWorld(config, V, K, num_actions=2)
+    return WorldNetwork(config, V, K, num_actions=2)
 
 
 @pytest.fixture

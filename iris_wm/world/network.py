@@ -81,7 +81,7 @@ class Head(nn.Sequential):
         super().__init__(nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, num_classes))
 
 
-class TokenWorld(nn.Module):
+class WorldNetwork(nn.Module):
     """Embeddings, transformer and three heads (Micheli et al., 2023, section 2.2)."""
 
     def __init__(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from iris_wm.world.token_world import TokenWorld, WorldConfig
+from iris_wm.world.network import WorldConfig, WorldNetwork
 
 K, V, A, T = 4, 11, 3, 5
 MODES = [
@@ -14,10 +14,10 @@ MODES = [
 ]
 
 
-def new_world(**values) -> TokenWorld:
+def new_world(**values) -> WorldNetwork:
     torch.manual_seed(0)
     config = WorldConfig(num_layers=2, num_heads=2, embed_dim=16, context_steps=T, **values)
-    world = TokenWorld(config, V, K, A).eval()
+    world = WorldNetwork(config, V, K, A).eval()
     with torch.no_grad():
         for parameter in world.parameters():
             if parameter.dim() > 1:
@@ -168,7 +168,7 @@ def test_queries_stand_where_the_tokens_they_ask_for_stand(segment, num_steps, k
 
 def test_initial_weights():
     torch.manual_seed(0)
-    world = TokenWorld(WorldConfig(num_layers=2, embed_dim=64), V, K, A)
+    world = WorldNetwork(WorldConfig(num_layers=2, embed_dim=64), V, K, A)
     for name, parameter in world.named_parameters():
         if "ln_" in name:
             assert torch.equal(parameter, torch.full_like(parameter, float(name.endswith("weight")))), name
@@ -208,7 +208,7 @@ def test_impossible_shapes_are_refused(values, message):
 
 def test_initial_weights_by_width():
     torch.manual_seed(0)
-    world = TokenWorld(WorldConfig(num_layers=2, embed_dim=64, initialization="width"), V, K, A)
+    world = WorldNetwork(WorldConfig(num_layers=2, embed_dim=64, initialization="width"), V, K, A)
     linear = world.transformer.blocks[0]
     assert linear.fc_1.weight.std().item() == pytest.approx(64**-0.5, rel=0.1)
     assert linear.fc_2.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
