@@ -45,7 +45,7 @@ test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
 
 bench: .venv/installed
-	$(BIN)/iris-wm benchmark speed
+	$(BIN)/python benchmarks/speed/run.py
 
 bench-kernels: .venv/installed
 	for kernel in attention decode_chain head_sample group_norm_silu; do \

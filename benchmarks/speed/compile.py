@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clock import Clock, machine
+from rows import SIZES, Bench
 
-from iris_wm.benchmark.speed import machine
-from iris_wm.benchmark.speed_rows import SIZES, Bench
-from iris_wm.benchmark.timing import Clock
 from iris_wm.runs.config import RunConfig
 
 ROUNDS = 3

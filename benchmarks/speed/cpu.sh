@@ -4,10 +4,9 @@
 set -eu
 PATH=".venv/bin:$PATH"
 results=benchmarks/speed
-iris-wm benchmark speed --device cpu --output $results/cpu.json
-iris-wm benchmark speed --device cpu --config configs/atari100k/fast.yaml --output $results/cpu-fast.json
+python $results/run.py --device cpu --output $results/cpu.json
+python $results/run.py --device cpu --config configs/atari100k/fast.yaml --output $results/cpu-fast.json
 some=tokenizer,roll_outs
-IRIS_KERNELS_BACKEND=torch iris-wm benchmark speed --device cpu --parts $some --output $results/cpu-torch.json
-# Only the command line changes the allocator's settings.
-python -c "from iris_wm.benchmark.speed import speed; speed(device='cpu', parts='$some', output='$results/cpu-stock.json')"
+IRIS_KERNELS_BACKEND=torch python $results/run.py --device cpu --parts $some --output $results/cpu-torch.json
+python $results/run.py --device cpu --parts $some --stock-allocator --output $results/cpu-stock.json
 python $results/report.py

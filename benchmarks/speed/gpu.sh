@@ -5,7 +5,7 @@ set -eu
 PATH=".venv/bin:$PATH"
 results=benchmarks/speed
 for backend in triton torch; do
-    IRIS_KERNELS_BACKEND=$backend python -m iris_wm benchmark speed --device cuda --output $results/gpu-$backend.json
+    IRIS_KERNELS_BACKEND=$backend python $results/run.py --device cuda --output $results/gpu-$backend.json
 done
-python -m iris_wm benchmark speed --device cuda --config configs/atari100k/fast.yaml --output $results/gpu-fast.json
+python $results/run.py --device cuda --config configs/atari100k/fast.yaml --output $results/gpu-fast.json
 python $results/report.py

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/speed.md and the plot from the results files of `iris-wm benchmark speed`.
+"""Writes the tables of docs/speed.md and the plot from the results files of `benchmarks/speed/run.py`.
 
 python benchmarks/speed/report.py                     # benchmarks/speed/*.json -> tables.md, cpu.png
 python benchmarks/speed/report.py --results FOLDER --output FOLDER

@@ -139,28 +139,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="benchmark_command", required=True, metavar="COMMAND")
     add_atari100k(commands)
     add_report(commands)
-    add_speed(commands)
-
-
-def add_speed(commands: Any) -> None:
-    """Add `speed` to `commands`; what it measures is loaded when it runs."""
-    parser = commands.add_parser(
-        "speed", allow_abbrev=False, help="what you will wait for on this machine, and against what"
-    )
-    parser.add_argument("--config", default="", metavar="FILE", help="networks (default: the paper's)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--quick", action="store_true", help="small batches, about two minutes on two cores")
-    parser.add_argument(
-        "--clock", default="wall", choices=("wall", "cpu"), help="cpu: processor seconds, for a busy machine"
-    )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of torch (default: its choice)")
-    parser.add_argument("--batch", type=int, default=0, metavar="N", help="of roll-outs and updates")
-    parser.add_argument(
-        "--parts", default="", metavar="A,B", help="some of tokenizer, acting, collection, roll_outs, world, "
-        "policy, growth (default: all)",
-    )  # fmt: skip
-    parser.add_argument("--output", metavar="FILE", help="JSON of everything measured")
-    parser.set_defaults(run=_run_speed)
 
 
 def add_atari100k(commands: Any) -> None:
@@ -240,21 +218,6 @@ def _run_atari100k(arguments: argparse.Namespace) -> int:
         episodes=arguments.episodes,
         overrides=overrides,
         limits=Limits(restarts=arguments.restarts),
-    )
-
-
-def _run_speed(arguments: argparse.Namespace) -> int:
-    from iris_wm.benchmark.speed import speed
-
-    return speed(
-        config=arguments.config,
-        device=arguments.device,
-        is_quick=arguments.quick,
-        clock=arguments.clock,
-        threads=arguments.threads,
-        batch=arguments.batch,
-        parts=arguments.parts,
-        output=arguments.output,
     )
 
 

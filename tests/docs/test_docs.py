@@ -63,7 +63,6 @@ ADDED = {
     "iris-wm checkpoint": "",
     "iris-wm import": "",
     "iris-wm benchmark report": "--methods IRIS",
-    "iris-wm benchmark speed": "--quick --config configs/debug.yaml --threads 1 --clock cpu --output speed.json",
     "iris-wm benchmark atari100k": "--dry-run --output runs/new",  # tests/benchmark/test_real_jobs.py runs jobs
 }
 WRITTEN = {
@@ -75,7 +74,6 @@ WRITTEN = {
     "iris-wm checkpoint export": "agents/demo/agent.safetensors",
     "iris-wm import": "agents/pong/agent.safetensors",
     "iris-wm benchmark report": "runs/*/report/report.html",
-    "iris-wm benchmark speed": "speed.json",
 }
 NOT_RUN = {
     "make demo": "twenty minutes; the commands that it consists of are run",

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from eager import EagerReference
 
-from iris_wm.benchmark.eager import EagerReference
 from iris_wm.dream.rollout import policy_inputs
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss

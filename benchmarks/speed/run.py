@@ -1,26 +1,25 @@
-"""`iris-wm benchmark speed`: what a user waits for, as seconds and as the ratio to the eager reference.
+"""What a user waits for, as seconds and as the ratio to the eager reference.
 
-All sides run under one allocator setting: that of the process, which the command line makes.
+python benchmarks/speed/run.py                     # the paper's networks, minutes on two cores
+python benchmarks/speed/run.py --config configs/atari100k/fast.yaml --output speed.json
 """
 
+import argparse
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from clock import REFERENCE, Clock, Row, machine
+from projection import project
 from rich.console import Console
+from rows import SIZES, Bench, Sizes, nothing
 
-import iris_wm
-from iris_wm.benchmark.speed_projection import project
-from iris_wm.benchmark.speed_rows import SIZES, Bench, Sizes, nothing
-from iris_wm.benchmark.timing import REFERENCE, Clock, Row
+from iris_wm.cli import _tune_allocator
 from iris_wm.config import build_config, read_yaml
 from iris_wm.runs.config import RunConfig
-from iris_wm.runs.open import current_commit
-from iris_wm.world.transformer import kernels_in_use
 
 PARTS = ("tokenizer", "acting", "collection", "roll_outs", "world", "policy", "growth")
 
@@ -50,27 +49,6 @@ def measure(
     }
 
 
-def machine(clock: Clock) -> dict[str, Any]:
-    """Where and with what was measured."""
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return {
-        "processor": processor,
-        "gpu": torch.cuda.get_device_name(clock.device) if clock.device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "clock": clock.kind,
-        **kernels_in_use(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "iris_wm": iris_wm.__version__,
-        "commit": current_commit(),
-    }
-
-
 def line(row: Row) -> str:
     """A row in words, for printing while the rest is still measured."""
     cells = [f"{row.name:<50}"]
@@ -81,44 +59,31 @@ def line(row: Row) -> str:
     return "  ".join(cells)
 
 
-def speed(
-    *,
-    config: str | Path = "",
-    device: str = "auto",
-    is_quick: bool = False,
-    clock: str = "wall",
-    threads: int = 0,
-    batch: int = 0,
-    parts: str = "",
-    output: str | Path | None = None,
-) -> int:
-    """Measure and print the table, and write it as JSON where output is given; 0.
+def speed(options: argparse.Namespace) -> None:
+    """Measure and print the table, and write it as JSON where the options say so.
 
-    config: a YAML file of the networks and the schedule (default: the paper's). device: auto, cpu or cuda.
-    clock: wall, or cpu for processor seconds on a busy machine. threads: of torch, 0 for its own choice. batch: of
-    roll-outs and of updates, 0 for the usual ones. parts: names from PARTS with commas between, "" for all.
     Raises ValueError for a device that is not there, a negative number or an unknown part.
     """
     console = Console(highlight=False, soft_wrap=True)
-    name = _device(device, clock)
-    for option, value in (("threads", threads), ("batch", batch)):
+    name = _device(options.device, options.clock)
+    for option, value in (("threads", options.threads), ("batch", options.batch)):
         if value < 0:
             raise ValueError(f"--{option}: got {value}, expected 0 (the usual) or more")
-    wanted = tuple(filter(None, parts.split(","))) or PARTS
+    wanted = tuple(filter(None, options.parts.split(","))) or PARTS
     if unknown := [part for part in wanted if part not in PARTS]:
         raise ValueError(f"--parts: got {unknown[0]!r}, expected some of {', '.join(PARTS)}")
     if "collection" in wanted and "acting" not in wanted:
         raise ValueError("--parts: collection needs acting, too")
-    if threads:
-        torch.set_num_threads(threads)
-    run_config = build_config(RunConfig, read_yaml(Path(config))) if config else RunConfig()
-    usual = SIZES["quick" if is_quick else "gpu" if name == "cuda" else "full"]
-    sizes = _fitting(usual, run_config, batch)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    config = build_config(RunConfig, read_yaml(Path(options.config))) if options.config else RunConfig()
+    usual = SIZES["quick" if options.quick else "gpu" if name == "cuda" else "full"]
+    sizes = fitting(usual, config, options.batch)
     with console.status("") as status:
         results = measure(
-            run_config,
+            config,
             sizes,
-            Clock(clock, torch.device(name)),
+            Clock(options.clock, torch.device(name)),
             lambda row: console.print(line(row)),
             status.update,
             wanted,
@@ -127,12 +92,10 @@ def speed(
         console.print(
             f"{side}: a whole epoch {times['epoch_seconds']:,.0f} s, the whole run {times['run_hours']:,.1f} h"
         )
-    if output:
-        path = Path(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"written to {path}")
-    return 0
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+        console.print(f"written to {options.output}")
 
 
 def _device(asked: str, clock: str) -> str:
@@ -146,7 +109,7 @@ def _device(asked: str, clock: str) -> str:
     return name
 
 
-def _fitting(sizes: Sizes, config: RunConfig, batch: int) -> Sizes:
+def fitting(sizes: Sizes, config: RunConfig, batch: int) -> Sizes:
     """Sizes that the config's context, horizon and burn-in allow, with another batch where one was asked for."""
     if batch:
         sizes = replace(sizes, rollout_batches=(batch,), update_batch=batch)
@@ -158,3 +121,34 @@ def _fitting(sizes: Sizes, config: RunConfig, batch: int) -> Sizes:
         burn_in=min(sizes.burn_in, config.imagination.burn_in),
         scaling_contexts=tuple(length for length in sizes.scaling_contexts if length <= longest),
     )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--config", default="", metavar="FILE", help="networks (default: the paper's)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--quick", action="store_true", help="small batches, about two minutes on two cores")
+    parser.add_argument(
+        "--clock", default="wall", choices=("wall", "cpu"), help="cpu: processor seconds, for a busy machine"
+    )
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of torch (default: its choice)")
+    parser.add_argument("--batch", type=int, default=0, metavar="N", help="of roll-outs and updates")
+    parser.add_argument(
+        "--parts", default="", metavar="A,B", help=f"some of {','.join(PARTS)} (default: all)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON of everything measured")
+    parser.add_argument(
+        "--stock-allocator", action="store_true", help="the system's settings in place of the command line's"
+    )
+    options = parser.parse_args(arguments)
+    if not options.stock_allocator:
+        _tune_allocator()
+    try:
+        speed(options)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

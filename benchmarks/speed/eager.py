@@ -75,7 +75,7 @@ class EagerReference:
     def _conv(self, layer: nn.Conv2d, maps: Tensor) -> Tensor:
         assert layer.bias is not None
         padding, stride = layer.padding, layer.stride
-        return F.conv2d(maps, self._of(layer.weight), self._of(layer.bias), stride, padding)  # type: ignore[arg-type]
+        return F.conv2d(maps, self._of(layer.weight), self._of(layer.bias), stride, padding)
 
     def _norm(self, layer: nn.GroupNorm, maps: Tensor) -> Tensor:
         return F.group_norm(maps, layer.num_groups, self._of(layer.weight), self._of(layer.bias), layer.eps)
@@ -104,14 +104,14 @@ class EagerReference:
 
     def _stage(self, stage: Stage, maps: Tensor) -> Tensor:
         for block, attention in zip(stage.blocks, stage.attentions, strict=True):
-            maps = self._attention(attention, self._residual(block, maps))  # type: ignore[arg-type]
+            maps = self._attention(attention, self._residual(block, maps))
             self.kept_maps.append(maps)
         return maps
 
     def _bottleneck(self, layers: nn.Sequential, maps: Tensor) -> Tensor:
         first, attention, second = layers
-        maps = self._attention(attention, self._residual(first, maps))  # type: ignore[arg-type]
-        return self._residual(second, maps)  # type: ignore[arg-type]
+        maps = self._attention(attention, self._residual(first, maps))
+        return self._residual(second, maps)
 
     def latents(self, frames: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> (B, E, h, w)."""
@@ -124,7 +124,7 @@ class EagerReference:
             maps = self._stage(stage, maps)
             if isinstance(resample := stage.resample, nn.Identity):
                 continue
-            maps = self._conv(resample.conv, F.pad(maps, (0, 1, 0, 1)))  # type: ignore[arg-type]
+            maps = self._conv(resample.conv, F.pad(maps, (0, 1, 0, 1)))
         maps = self._bottleneck(encoder.bottleneck, maps)
         maps = self._conv(encoder.conv_out, self._swish_norm(encoder.norm_out, maps))
         return self._conv(tokenizer.to_codes, maps)
@@ -147,7 +147,7 @@ class EagerReference:
             assert isinstance(stage, Stage)
             maps = self._stage(stage, maps)
             if not isinstance(resample := stage.resample, nn.Identity):
-                maps = self._conv(resample.conv, F.interpolate(maps, scale_factor=2.0))  # type: ignore[arg-type]
+                maps = self._conv(resample.conv, F.interpolate(maps, scale_factor=2.0))
         maps = self._conv(decoder.conv_out, self._swish_norm(decoder.norm_out, maps))
         return F.pixel_shuffle(maps, decoder.patch_size)
 
@@ -301,7 +301,7 @@ class EagerReference:
         assert float(frames.min()) >= 0
         assert float(frames.max()) <= 1
         maps = frames * 2 - 1
-        for conv in network.features.convs:  # type: ignore[union-attr]
+        for conv in network.features.convs:
             maps = torch.relu(F.max_pool2d(self._conv(conv, maps), 2))
         lstm = network.lstm
         names = (lstm.weight_ih, lstm.weight_hh, lstm.bias_ih, lstm.bias_hh)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import works
+from clock import REFERENCE, Clock, Row
+from eager import EagerReference
+from projection import frames_a_segment
 from torch import Tensor
+from works import Work, without_gradients
 
 from iris_wm.agent import Agent, AgentConfig
-from iris_wm.benchmark import speed_works as works
-from iris_wm.benchmark.eager import EagerReference
-from iris_wm.benchmark.speed_projection import frames_a_segment
-from iris_wm.benchmark.speed_works import Work, without_gradients
-from iris_wm.benchmark.timing import REFERENCE, Clock, Row
 from iris_wm.runs.config import RunConfig
 
 # Our sides: (dtype, prediction).
@@ -192,9 +192,7 @@ class Bench:
         sides: dict[str, Work] = {}
         if reference is not None:
             memory = tuple(self.agent.initial_state(1))
-            sides[REFERENCE] = without_gradients(
-                lambda: [reference.act(frame, memory) for _ in range(num)]  # type: ignore[arg-type]
-            )
+            sides[REFERENCE] = without_gradients(lambda: [reference.act(frame, memory) for _ in range(num)])
         for name, dtype, agent in self.own():
             sides[name] = self.cast(dtype, works.acting(agent, frame, num))
         self.add(self.measure("acting, batch 1", "actions", num, sides))

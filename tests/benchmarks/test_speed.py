@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from clock import Clock, Row
+from projection import frames_a_segment, project
+from rows import SIZES, Bench, Sizes
+from run import main, measure
 
-from iris_wm.benchmark.speed import measure, speed
-from iris_wm.benchmark.speed_projection import frames_a_segment, project
-from iris_wm.benchmark.speed_rows import SIZES, Bench, Sizes
-from iris_wm.benchmark.timing import Clock, Row
-from iris_wm.cli import main
 from iris_wm.config import build_config, dump_yaml, parse_yaml
 
 TINY = Sizes(
@@ -102,14 +101,16 @@ def test_a_projection_without_a_phase_is_none(table, tiny_run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"parts": "acting,walking"}, "--parts: got 'walking', expected some of tokenizer, acting"),
-        ({"parts": "collection"}, "--parts: collection needs acting, too"),
-        ({"threads": -1}, "--threads: got -1, expected 0"),
+        ("--parts acting,walking", "--parts: got 'walking', expected some of tokenizer, acting"),
+        ("--parts collection", "--parts: collection needs acting, too"),
+        ("--threads -1", "--threads: got -1, expected 0"),
     ],
 )
-def test_impossible_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        speed(device="cpu", **options)
+def test_impossible_options_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--device", "cpu", *options.split()])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_frames_a_segment(tiny_run):
@@ -130,7 +131,7 @@ def test_the_command_writes_what_it_prints(tmp_path, tiny_run, monkeypatch, caps
     config.write_text(dump_yaml(tiny_run()))
     output = tmp_path / "deep" / "speed.json"
     arguments = ["--config", str(config), "--device", "cpu", "--quick", "--output", str(output)]
-    assert main(["benchmark", "speed", *arguments]) == 0
+    main(arguments)
     printed = capsys.readouterr().out
     assert "acting, batch 1" in printed
     assert "the whole run" in printed
@@ -142,6 +143,7 @@ def test_the_command_writes_what_it_prints(tmp_path, tiny_run, monkeypatch, caps
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_said():
-    with pytest.raises(ValueError, match="--device: got cuda, but torch finds no GPU"):
-        speed(device="cuda")
+def test_a_missing_gpu_is_said(capsys):
+    with pytest.raises(SystemExit):
+        main(["--device", "cuda"])
+    assert "--device: got cuda, but torch finds no GPU" in capsys.readouterr().err

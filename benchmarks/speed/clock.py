@@ -1,5 +1,6 @@
 """A row of the speed table, and the clocks that fill it."""
 
+import platform
 import resource
 import time
 from collections.abc import Callable
@@ -8,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+import iris_wm
+from iris_wm.runs.open import current_commit
+from iris_wm.world.transformer import kernels_in_use
 
 REFERENCE = "reference"
 
@@ -69,3 +74,24 @@ class Clock:
         except OSError:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1e3
+
+
+def machine(clock: Clock) -> dict[str, Any]:
+    """Where and with what was measured."""
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "processor": processor,
+        "gpu": torch.cuda.get_device_name(clock.device) if clock.device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "clock": clock.kind,
+        **kernels_in_use(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "iris_wm": iris_wm.__version__,
+        "commit": current_commit(),
+    }

@@ -1,8 +1,8 @@
 """What the rows of the speed table say of a whole epoch and a whole run."""
 
 import torch
+from clock import Row
 
-from iris_wm.benchmark.timing import Row
 from iris_wm.runs.config import RunConfig
 from iris_wm.training.schedule import num_collection_steps, num_training_steps
 

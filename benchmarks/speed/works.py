@@ -47,7 +47,7 @@ def update(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Work
         optimizer.zero_grad(set_to_none=True)
         value = loss()
         with torch.autocast(value.device.type, enabled=False):
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 10.0)
         optimizer.step()
 
