@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import iris_wm
+from iris_wm.cli.options import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 project = "iris_wm"
@@ -27,6 +28,8 @@ for _path in sorted(Path(os.environ.get("DOCS_NOTEBOOKS", ROOT / "notebooks")).g
     _target = _notebooks / _path.name
     if not _target.exists() or _target.read_bytes() != _path.read_bytes():
         shutil.copyfile(_path, _target)
+
+(ROOT / "docs" / "options.md").write_text(markdown())
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -5,18 +5,22 @@ booleans (``game: no`` is text), ``1e-4`` is a number, ``1:30`` is text, a key s
 one ``ValueError`` that names the place.
 """
 
+import ast
 import copy
 import dataclasses
 import difflib
 import hashlib
+import inspect
+import itertools
 import json
 import math
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 
@@ -178,6 +182,54 @@ def config_hash(config: Any) -> str:
     """sha256 (hex) of a dataclass or mapping; the order of keys does not matter."""
     mapping = dict(config) if isinstance(config, Mapping) else to_mapping(config)
     return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
+
+
+# ---- telling ----
+
+
+class Option(NamedTuple):
+    """One key of a config: dotted, what it takes in words, its default, its field's docstring."""
+
+    key: str
+    type: str
+    default: str
+    help: str
+
+
+class Section(NamedTuple):
+    """The keys of one dataclass of a config; key: its own, "" for the whole."""
+
+    key: str
+    help: str
+    options: list[Option]
+
+
+def describe(config: Any, path: str = "") -> list[Section]:
+    """Every section of a dataclass, itself first, and the sections inside it; its values are the defaults told."""
+    hints, texts = typing.get_type_hints(type(config)), field_docstrings(type(config))
+    own = Section(path, inspect.cleandoc(type(config).__doc__ or "").splitlines()[0], [])
+    sections = [own]
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), _join(path, field.name)
+        if dataclasses.is_dataclass(value):
+            sections += describe(value, key)
+        else:
+            default = value if isinstance(value, str) and value else _show(value)
+            own.options.append(Option(key, _describe(hints[field.name]), default, texts[field.name]))
+    return sections
+
+
+def field_docstrings(cls: type) -> dict[str, str]:
+    """The text below each field of a dataclass, by the field's name; a field without one is missing."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        ast.unparse(field.target): " ".join(str(below.value.value).split())
+        for field, below in itertools.pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
 
 
 # ---- reading ----

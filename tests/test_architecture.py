@@ -36,8 +36,7 @@ TABLE: dict[str, str] = {
     "reports": "data envs tokenizer world policy dream agent collection evaluation visualization runs",
     "benchmark": "data checkpoint envs tokenizer world policy dream agent collection evaluation visualization runs"
     " training reports iris_wm",
-    "commands": "*",
-    "cli": "commands benchmark checkpoint iris_wm",
+    "cli": "*",
     "__main__": "cli",
     "__init__": "*",
 }

@@ -283,6 +283,7 @@ COMMANDS: list[tuple[str, int, list[str]]] = [
     ("export {p}/missing {p}/t.pt", 2, ["missing"]),
     ("export {p}/random.pt {p}/t.pt", 2, ["random.pt"]),
     ("export {p}/run {p}/t.pt", 2, ["patch"]),
+    ("options wrld", 2, ["wrld", "world"]),
     ("burn", 2, ["burn"]),
     ("", 2, ["COMMAND"]),
     ("--nonsense", 2, ["COMMAND"]),

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from iris_wm.agent import Agent
-from iris_wm.cli import _tune_allocator
 from iris_wm.collection import play_episode
 from iris_wm.config import build_config, read_yaml
 from iris_wm.data.episode import Episode
@@ -21,6 +20,7 @@ from iris_wm.envs import make_env
 from iris_wm.evaluation.dream_quality import evaluate_dream
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
+from iris_wm.runs.operating_system import keep_freed_memory
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.training.module import build_optimizer
 from iris_wm.world.loss import world_loss
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=48)
     parser.add_argument("--output", default="benchmarks/speed/prediction_quality.json")
     options = parser.parse_args()
-    _tune_allocator()
+    keep_freed_memory()
     config = build_config(RunConfig, read_yaml(Path(options.config)))
     episodes, held_out = play(config, options.env_steps, 0), play(config, 400, 10_000)
     replay = fill(episodes)

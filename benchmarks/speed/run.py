@@ -17,9 +17,9 @@ from projection import project
 from rich.console import Console
 from rows import SIZES, Bench, Sizes, nothing
 
-from iris_wm.cli import _tune_allocator
 from iris_wm.config import build_config, read_yaml
 from iris_wm.runs.config import RunConfig
+from iris_wm.runs.operating_system import keep_freed_memory
 
 PARTS = ("tokenizer", "acting", "collection", "roll_outs", "world", "policy", "growth")
 
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     if not options.stock_allocator:
-        _tune_allocator()
+        keep_freed_memory()
     try:
         speed(options)
     except ValueError as error:

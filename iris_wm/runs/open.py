@@ -25,6 +25,7 @@ from iris_wm.evaluation.result import (
 )
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, RunProgress
+from iris_wm.runs.registration import check_is_trained
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ def open_run(path: str | Path) -> Run:
     if torch.cuda.is_available() and config.trainer.accelerator != "cpu":
         agent = agent.cuda()
     return Run(folder, config, agent, progress, checkpoint)
+
+
+def open_dreamer(path: str | Path) -> Run:
+    """The same, of a run whose world model has learned something; ValueError otherwise."""
+    run = open_run(path)
+    check_is_trained(path, run.checkpoint)
+    return run
 
 
 def _newest(folder: Path) -> Checkpoint | None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from iris_wm.benchmark.commands import add_arguments, atari100k, report, run
+from iris_wm.benchmark.commands import atari100k, report
 from iris_wm.benchmark.jobs import Plan
+from iris_wm.cli import build_parser
+from iris_wm.cli.benchmark import run
 
 MakePlan = Callable[..., Plan]
 
@@ -119,9 +121,7 @@ def test_wrong_arguments(config: Path, console: Console, arguments: dict[str, An
 
 
 def parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(words)
+    return build_parser().parse_args(["benchmark", *words])
 
 
 def test_arguments_of_the_command_line(config: Path, capsys: pytest.CaptureFixture[str]):
@@ -132,7 +132,7 @@ def test_arguments_of_the_command_line(config: Path, capsys: pytest.CaptureFixtu
     assert "4 jobs (2 games x 2 seeds): 4 missing" in capsys.readouterr().out
     assert parse("atari100k", "--seeds", "3,7").seeds == (3, 7)
     assert parse("atari100k", "--override", "training.epochs=3").override == [("training.epochs", "3")]
-    assert parse("report", "x", "--gpu-price", "A100=1.5").gpu_price == [("A100", "1.5")]
+    assert parse("report", "x", "--gpu-price", "A100=1.5").gpu_prices == [("A100", "1.5")]
     for wrong in (["--seeds", "two"], ["--override", "epochs"], ["--game", "Pong"]):
         with pytest.raises(SystemExit):
             parse("atari100k", *wrong)

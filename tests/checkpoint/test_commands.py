@@ -8,13 +8,6 @@ import torch
 from rich.console import Console
 
 from iris_wm.checkpoint.agent_files import load_agent
-from iris_wm.checkpoint.commands import (
-    export_command,
-    list_command,
-    prune_command,
-    select_checkpoint,
-    verify_command,
-)
 from iris_wm.checkpoint.errors import (
     DamagedCheckpoint,
     ForeignRun,
@@ -26,6 +19,7 @@ from iris_wm.checkpoint.errors import (
     exit_code,
 )
 from iris_wm.checkpoint.verify import list_checkpoints
+from iris_wm.cli.checkpoint import export_agent, list_run, prune_run, select_checkpoint, verify_run
 
 
 @pytest.fixture
@@ -47,18 +41,18 @@ def three(toy):
 
 def test_verify_names_the_damaged(three, output):
     console, text = output
-    assert verify_command(three.path, console) == 3
+    assert verify_run(three.path, console) == 3
     lines = text().splitlines()
     assert lines[0].startswith("step-000000003: ")
     assert "agent.json: expected" in lines[0]
     assert lines[1:] == ["step-000000002: verified", "step-000000001: verified"]
-    assert verify_command(three.path / "checkpoints" / "step-000000001", console) == 0
+    assert verify_run(three.path / "checkpoints" / "step-000000001", console) == 0
 
 
 def test_list_shows_every_checkpoint(three, output):
     console, text = output
     (three.path / "checkpoints" / "step-000000002" / "manifest.json").write_bytes(b"")
-    assert list_command(three.path, console) == 0
+    assert list_run(three.path, console) == 0
     rows = [line for line in text().splitlines() if line.startswith("│ step")]
     assert [row.split()[1] for row in rows] == ["step-000000001", "step-000000002", "step-000000003"]
     assert "verified, best" in rows[0]
@@ -70,37 +64,37 @@ def test_list_shows_every_checkpoint(three, output):
 
 def test_prune_keeps_the_last_and_the_best(three, output):
     console, text = output
-    assert prune_command(three.path, 1, console=console) == 0
+    assert prune_run(three.path, 1, False, console) == 0
     assert text() == "nothing to remove\n"
-    assert prune_command(three.path, 1, damaged_too=True, console=console) == 0
+    assert prune_run(three.path, 1, True, console) == 0
     assert text().endswith("removed step-000000003\n")
     assert [folder.name[-1] for folder in list_checkpoints(three.path)] == ["2", "1"]
 
 
 def test_prune_refuses_a_running_run(toy, output):
     with toy.new([1]), pytest.raises(RunInUse):
-        prune_command(toy.path, console=output[0])
+        prune_run(toy.path, 2, False, output[0])
 
 
 @pytest.mark.parametrize(("which", "step"), [("newest", 2), ("best", 1), ("step-000000002", 2)])
 def test_export_copies_an_agent(three, output, tmp_path, which, step):
     console, text = output
     target = tmp_path / "exported" / "agent"
-    assert export_command(three.path, target, which, console) == 0
+    assert export_agent(three.path, target, which, console) == 0
     assert sorted(os.listdir(target)) == ["agent.json", "agent.safetensors"]
     weights, config = load_agent(target)
     assert torch.equal(weights["tokenizer.weight"], torch.full((4, 3), float(step)))
     assert config == {"num_layers": 2}
     assert f"step-00000000{step}" in text()
     with pytest.raises(ValueError, match="there is an agent in it already"):
-        export_command(three.path, target, which, console)
+        export_agent(three.path, target, which, console)
 
 
 def test_export_from_a_checkpoint_folder(three, output, tmp_path, monkeypatch):
     folder = three.path / "checkpoints" / "step-000000001"
-    assert export_command(folder, tmp_path / "one", console=output[0]) == 0
+    assert export_agent(folder, tmp_path / "one", "newest", output[0]) == 0
     monkeypatch.chdir(folder)
-    assert export_command(".", tmp_path / "two", console=output[0]) == 0
+    assert export_agent(".", tmp_path / "two", "newest", output[0]) == 0
 
 
 def test_choices_that_cannot_be_met(three, tmp_path):

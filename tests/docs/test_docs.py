@@ -61,6 +61,7 @@ ADDED = {
     "iris-wm evaluate-dream": "--episodes 1 --max-steps 30 --horizon 3 --starts 4",
     "iris-wm play": "--port 0",
     "iris-wm checkpoint": "",
+    "iris-wm options": "",
     "iris-wm import": "",
     "iris-wm benchmark report": "--methods IRIS",
     "iris-wm benchmark atari100k": "--dry-run --output runs/new",  # tests/benchmark/test_real_jobs.py runs jobs

@@ -1,29 +1,53 @@
-"""What ``iris-wm checkpoint verify | list | prune | export`` does; every function returns the exit code."""
+"""`iris-wm checkpoint verify | list | prune | export`: look at and tidy the checkpoints of a run."""
 
+import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from iris_wm.checkpoint.agent_files import CONFIG_FILE, load_agent, save_agent
 from iris_wm.checkpoint.errors import EXIT_DAMAGED, EXIT_FINISHED, DamagedState, NoUsableCheckpoint
-from iris_wm.checkpoint.folder import prune
-from iris_wm.checkpoint.manifest import read_manifest
-from iris_wm.checkpoint.run_folder import RunFolder
-from iris_wm.checkpoint.verify import (
-    best_checkpoint,
-    checkpoint_order,
-    find_problem,
-    list_checkpoints,
-    newest_verified,
-    verify_checkpoint,
-)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = "verify, list, prune, export"
 
 
-def verify_command(path: str | Path, console: Console | None = None) -> int:
-    """Verifies a checkpoint folder, or all checkpoints of a run folder; 3 if any of them is damaged."""
-    console = console or Console()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its actions and their arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (
+        ("verify", "check every file"),
+        ("list", "show a run's checkpoints"),
+        ("prune", "remove old checkpoints"),
+        ("export", "copy the agent into a folder of its own"),
+    ):
+        actions.add_parser(name, help=text).add_argument("run", metavar="RUN")
+    prune, export = actions.choices["prune"], actions.choices["export"]
+    prune.add_argument("--keep", type=int, default=2, help="the newest to keep, besides the best")
+    prune.add_argument("--damaged", action="store_true", help="remove damaged ones, too")
+    export.add_argument("target", metavar="FOLDER")
+    export.add_argument("--which", choices=("newest", "best"), default="newest")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do the action."""
+    from rich.console import Console
+
+    console = Console()
+    if options.action == "verify":
+        return verify_run(options.run, console)
+    if options.action == "list":
+        return list_run(options.run, console)
+    if options.action == "prune":
+        return prune_run(options.run, options.keep, options.damaged, console)
+    return export_agent(options.run, options.target, options.which, console)
+
+
+def verify_run(path: str | Path, console: "Console") -> int:
+    """Verify a checkpoint folder, or all checkpoints of a run folder; 3 if any of them is damaged."""
+    from iris_wm.checkpoint.verify import find_problem
+
     problems = {folder: find_problem(folder) for folder in _checkpoints_in(Path(path))}
     for folder, problem in problems.items():
         console.print(
@@ -32,9 +56,12 @@ def verify_command(path: str | Path, console: Console | None = None) -> int:
     return EXIT_DAMAGED if any(problems.values()) else EXIT_FINISHED
 
 
-def list_command(run: str | Path, console: Console | None = None) -> int:
-    """Shows the checkpoints of a run folder, oldest first, with the reason below for each that is damaged."""
-    console = console or Console()
+def list_run(run: str | Path, console: "Console") -> int:
+    """Show the checkpoints of a run folder, oldest first, with the reason below for each that is damaged."""
+    from rich.table import Table
+
+    from iris_wm.checkpoint.verify import best_checkpoint, find_problem
+
     folders = _checkpoints_in(Path(run))[::-1]
     problems = {folder: find_problem(folder) for folder in folders}
     best = best_checkpoint(Path(run))
@@ -53,11 +80,11 @@ def list_command(run: str | Path, console: Console | None = None) -> int:
     return EXIT_FINISHED
 
 
-def prune_command(
-    run: str | Path, keep_last: int = 2, damaged_too: bool = False, console: Console | None = None
-) -> int:
-    """Removes all but the last ``keep_last`` verified checkpoints and the best; needs the run to be stopped."""
-    console = console or Console()
+def prune_run(run: str | Path, keep_last: int, damaged_too: bool, console: "Console") -> int:
+    """Remove all but the last `keep_last` verified checkpoints and the best; needs the run to be stopped."""
+    from iris_wm.checkpoint.folder import prune
+    from iris_wm.checkpoint.run_folder import RunFolder
+
     with RunFolder(run) as folder:
         removed = prune(folder, keep_last, damaged_too=damaged_too)
     for path in removed:
@@ -67,15 +94,17 @@ def prune_command(
     return EXIT_FINISHED
 
 
-def export_command(
-    source: str | Path, target: str | Path, which: str = "newest", console: Console | None = None
-) -> int:
-    """Copies an agent, weights and config, into a folder of its own.
+def export_agent(source: str | Path, target: str | Path, which: str, console: "Console") -> int:
+    """Copy an agent, weights and config, into a folder of its own.
 
-    source: a run folder or a checkpoint folder. which: for a run folder, newest, best (highest score), or the
-    name of a checkpoint. Raises ``ValueError`` if ``target`` holds an agent already.
+    Args:
+        source: a run folder or a checkpoint folder.
+        target: where to; ValueError if it holds an agent already.
+        which: for a run folder, newest, best (highest score), or the name of a checkpoint.
+        console: what is told goes there.
     """
-    console = console or Console()
+    from iris_wm.checkpoint.agent_files import CONFIG_FILE, load_agent, save_agent
+
     folder = select_checkpoint(Path(source), which)
     target = Path(target)
     if (target / CONFIG_FILE).exists():
@@ -87,7 +116,9 @@ def export_command(
 
 
 def select_checkpoint(source: Path, which: str = "newest") -> Path:
-    """A verified checkpoint folder: ``source`` itself, or the newest, the best or a named one of a run folder."""
+    """A verified checkpoint folder: `source` itself, or the newest, the best or a named one of a run folder."""
+    from iris_wm.checkpoint.verify import best_checkpoint, newest_verified, verify_checkpoint
+
     folders = _checkpoints_in(source)
     if len(folders) == 1 and folders[0].name == Path(os.path.abspath(source)).name:
         chosen: Path | None = folders[0]
@@ -108,6 +139,8 @@ def select_checkpoint(source: Path, which: str = "newest") -> Path:
 
 def _checkpoints_in(path: Path) -> list[Path]:
     """The checkpoint folder itself, or those of a run folder, newest first; at least one."""
+    from iris_wm.checkpoint.verify import checkpoint_order, list_checkpoints
+
     path = Path(os.path.abspath(path))
     if not path.is_dir():
         raise ValueError(f"{path}: expected a run folder or a checkpoint folder")
@@ -121,6 +154,8 @@ def _checkpoints_in(path: Path) -> list[Path]:
 
 def _row(folder: Path) -> list[str]:
     """The cells that come from a manifest; empty ones if it cannot be read."""
+    from iris_wm.checkpoint.manifest import read_manifest
+
     try:
         manifest = read_manifest(folder)
     except DamagedState:

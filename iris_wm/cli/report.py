@@ -1,0 +1,32 @@
+"""`iris-wm report`: pictures, curves and scores of a run on one page."""
+
+import argparse
+
+from iris_wm.checkpoint.opening import existing_run
+
+HELP = "pictures, curves and scores on one page"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--episodes", type=int, default=16, help="of the agent and of a random policy each")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Play, write the page, print the returns."""
+    existing_run(options.run)
+    from iris_wm.reports.run import summarize_returns, write_report
+    from iris_wm.runs.open import open_run
+
+    run = open_run(options.run)
+    path, played, random = write_report(run, num_episodes=options.episodes, seed=options.seed)
+    for name, episodes in (("agent", played), ("random policy", random)):
+        summary = summarize_returns(episodes.returns)
+        print(
+            f"{name + ':':<15} mean return {summary.mean:.2f} (95% {summary.low:.2f} to {summary.high:.2f}) "
+            f"over {summary.num_episodes} episodes"
+        )
+    print(f"report: {path}")
+    return 0
