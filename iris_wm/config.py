@@ -220,16 +220,19 @@ def describe(config: Any, path: str = "") -> list[Section]:
 
 
 def field_docstrings(cls: type) -> dict[str, str]:
-    """The text below each field of a dataclass, by the field's name; a field without one is missing."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    assert isinstance(tree, ast.ClassDef)
-    return {
-        ast.unparse(field.target): " ".join(str(below.value.value).split())
-        for field, below in itertools.pairwise(tree.body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-    }
+    """The text below each field of a dataclass, inherited ones too, by the field's name; none: it is missing."""
+    texts: dict[str, str] = {}
+    for each in reversed([base for base in cls.__mro__ if dataclasses.is_dataclass(base)]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        assert isinstance(tree, ast.ClassDef)
+        texts |= {
+            ast.unparse(field.target): " ".join(str(below.value.value).split())
+            for field, below in itertools.pairwise(tree.body)
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        }
+    return texts
 
 
 # ---- reading ----

@@ -19,10 +19,10 @@ IS_SHORT = bool(os.environ.get("IRIS_WM_SHORT"))
 _FEW_STEPS = [
     "collection.first_epoch_env_steps=800",
     "collection.env_steps_per_epoch=80",
-    "training.tokenizer.first_epoch_steps=40",
-    "training.world.first_epoch_steps=30",
-    "training.world.steps_per_epoch=5",
-    "training.policy.steps_per_epoch=2",
+    "tokenizer.optimization.first_epoch_steps=40",
+    "world.optimization.first_epoch_steps=30",
+    "world.optimization.steps_per_epoch=5",
+    "policy.optimization.steps_per_epoch=2",
 ]
 
 

@@ -27,15 +27,20 @@ tokenizer:
     patch_size: 8
   codebook_size: 16
   embedding_dim: 8
-world: {num_layers: 2, num_heads: 2, embed_dim: 16, context_steps: 4}
-policy: {hidden_size: 16}
+  optimization: {start_after_epoch: 0, steps_per_epoch: 2, batch_size: 4}
+world:
+  num_layers: 2
+  num_heads: 2
+  embed_dim: 16
+  context_steps: 4
+  optimization: {start_after_epoch: 0, steps_per_epoch: 2, batch_size: 3, weight_decay: 0.01}
+policy:
+  hidden_size: 16
+  optimization: {start_after_epoch: 1, steps_per_epoch: 2, batch_size: 3}
 imagination: {horizon: 3, burn_in: 2}
 collection: {env_steps_per_epoch: 60, first_epoch_env_steps: 60, stop_after_epoch: 2}
 training:
   num_epochs: 3
-  tokenizer: {start_after_epoch: 0, steps_per_epoch: 2, batch_size: 4}
-  world: {start_after_epoch: 0, steps_per_epoch: 2, batch_size: 3, weight_decay: 0.01}
-  policy: {start_after_epoch: 1, steps_per_epoch: 2, batch_size: 3}
 evaluation: {every_epochs: 2, num_episodes: 2, num_envs: 2, max_steps: 20}
 trainer: {accelerator: cpu, num_threads: 1}
 """

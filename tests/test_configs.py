@@ -45,13 +45,13 @@ PUBLISHED: dict[str, Any] = {
     "world.prediction": "autoregressive",
     "policy.inputs": "frames",
     "policy.hidden_size": 512,
-    "losses.tokenizer.moving_pixels": 0.0,
-    "losses.world.rare_event_weight": 1.0,
-    "losses.policy.gamma": 0.995,
-    "losses.policy.lambda_": 0.95,
-    "losses.policy.entropy_weight": 0.001,
-    "losses.policy.return_normalization": "none",
-    "losses.policy.stop_at_termination": False,
+    "tokenizer.loss.moving_pixels": 0.0,
+    "world.loss.rare_event_weight": 1.0,
+    "policy.loss.gamma": 0.995,
+    "policy.loss.lambda_": 0.95,
+    "policy.loss.entropy_weight": 0.001,
+    "policy.loss.return_normalization": "none",
+    "policy.loss.stop_at_termination": False,
     "imagination.horizon": 20,
     "imagination.burn_in": 20,
     "imagination.context": "frame",
@@ -67,30 +67,30 @@ PUBLISHED: dict[str, Any] = {
     "collection.max_action_hold": 1,
     "collection.burn_in": 20,
     "training.num_epochs": 600,
-    "training.tokenizer.start_after_epoch": 5,
-    "training.tokenizer.steps_per_epoch": 200,
-    "training.tokenizer.first_epoch_steps": 0,
-    "training.tokenizer.final_learning_rate": 0.0,
-    "training.world.final_learning_rate": 0.0,
-    "training.policy.final_learning_rate": 0.0,
-    "training.tokenizer.batch_size": 256,
-    "training.tokenizer.learning_rate": 1e-4,
-    "training.tokenizer.max_grad_norm": 10.0,
-    "training.tokenizer.weight_decay": 0.0,
-    "training.world.start_after_epoch": 25,
-    "training.world.steps_per_epoch": 200,
-    "training.world.first_epoch_steps": 0,
-    "training.world.batch_size": 64,
-    "training.world.learning_rate": 1e-4,
-    "training.world.max_grad_norm": 10.0,
-    "training.world.weight_decay": 0.01,
-    "training.policy.start_after_epoch": 50,
-    "training.policy.steps_per_epoch": 200,
-    "training.policy.first_epoch_steps": 0,
-    "training.policy.batch_size": 64,
-    "training.policy.learning_rate": 1e-4,
-    "training.policy.max_grad_norm": 10.0,
-    "training.policy.weight_decay": 0.0,
+    "tokenizer.optimization.start_after_epoch": 5,
+    "tokenizer.optimization.steps_per_epoch": 200,
+    "tokenizer.optimization.first_epoch_steps": 0,
+    "tokenizer.optimization.final_learning_rate": 0.0,
+    "world.optimization.final_learning_rate": 0.0,
+    "policy.optimization.final_learning_rate": 0.0,
+    "tokenizer.optimization.batch_size": 256,
+    "tokenizer.optimization.learning_rate": 1e-4,
+    "tokenizer.optimization.max_grad_norm": 10.0,
+    "tokenizer.optimization.weight_decay": 0.0,
+    "world.optimization.start_after_epoch": 25,
+    "world.optimization.steps_per_epoch": 200,
+    "world.optimization.first_epoch_steps": 0,
+    "world.optimization.batch_size": 64,
+    "world.optimization.learning_rate": 1e-4,
+    "world.optimization.max_grad_norm": 10.0,
+    "world.optimization.weight_decay": 0.01,
+    "policy.optimization.start_after_epoch": 50,
+    "policy.optimization.steps_per_epoch": 200,
+    "policy.optimization.first_epoch_steps": 0,
+    "policy.optimization.batch_size": 64,
+    "policy.optimization.learning_rate": 1e-4,
+    "policy.optimization.max_grad_norm": 10.0,
+    "policy.optimization.weight_decay": 0.0,
     "evaluation.every_epochs": 5,
     "evaluation.num_episodes": 16,
     "evaluation.temperature": 0.5,
@@ -109,6 +109,7 @@ def flat(mapping: dict[str, Any], path: str = "") -> dict[str, Any]:
 def config_classes(cls: type = RunConfig) -> set[type]:
     """cls and every config dataclass inside it."""
     found = {cls}
+    found |= {base for base in cls.__mro__ if dataclasses.is_dataclass(base)}
     for hint in typing.get_type_hints(cls).values():
         if dataclasses.is_dataclass(hint):
             found |= config_classes(typing.cast(type, hint))
@@ -145,7 +146,7 @@ def test_the_papers_preset_holds_the_published_values():
     values = flat(to_mapping(build_config(RunConfig, read_yaml(PAPER))))
     assert {key: values[key] for key in PUBLISHED} == PUBLISHED
     pixel_terms = {"l1": 1.0, "l2": 0.0, "max_pixel": 0.0}
-    assert {name: values[f"losses.tokenizer.{name}"] for name in pixel_terms} == pixel_terms
+    assert {name: values[f"tokenizer.loss.{name}"] for name in pixel_terms} == pixel_terms
 
 
 def test_the_papers_preset_writes_every_published_value_out():

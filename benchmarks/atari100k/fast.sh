@@ -15,4 +15,4 @@ bench "$output" --games Pong,Breakout,Boxing,Assault "$@"
 # Random play crosses Freeway's road only if it holds its actions for long, and then once or twice in 1,000 steps: 16,000 of
 # them come first, since with 8,000 a small agent in four did not learn (docs/learning.md).
 bench "$output-freeway" --games Freeway --override collection.max_action_hold=32 \
-    --override training.policy.start_after_epoch=15 "$@"
+    --override policy.optimization.start_after_epoch=15 "$@"

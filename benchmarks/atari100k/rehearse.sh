@@ -7,11 +7,11 @@ small() {
     "$(dirname "$0")/fast.sh" --episodes 1 --workers 2 \
         --override training.num_epochs=17 --override collection.stop_after_epoch=17 \
         --override collection.first_epoch_env_steps=200 --override collection.env_steps_per_epoch=40 \
-        --override training.tokenizer.first_epoch_steps=2 --override training.tokenizer.steps_per_epoch=2 \
-        --override training.tokenizer.batch_size=8 \
-        --override training.world.first_epoch_steps=2 --override training.world.steps_per_epoch=2 \
-        --override training.world.batch_size=2 \
-        --override training.policy.steps_per_epoch=2 --override training.policy.batch_size=4 \
+        --override tokenizer.optimization.first_epoch_steps=2 --override tokenizer.optimization.steps_per_epoch=2 \
+        --override tokenizer.optimization.batch_size=8 \
+        --override world.optimization.first_epoch_steps=2 --override world.optimization.steps_per_epoch=2 \
+        --override world.optimization.batch_size=2 \
+        --override policy.optimization.steps_per_epoch=2 --override policy.optimization.batch_size=4 \
         --override training.checkpoint_every_epochs=1 \
         --override evaluation.every_epochs=0 --override evaluation.max_steps=100 --override trainer.num_threads=1
 }

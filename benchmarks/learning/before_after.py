@@ -23,11 +23,11 @@ from torch import Tensor
 from iris_wm.config import apply_overrides, build_config, read_yaml
 from iris_wm.data.episode import to_frame
 from iris_wm.envs import make_env
+from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.tokenizer.tokenizer import Tokenizer
-from iris_wm.training.module import build_optimizer
 from iris_wm.world.loss import world_loss
 from iris_wm.world.network import WorldNetwork
 
@@ -68,7 +68,7 @@ def play(config: RunConfig, num_steps: int) -> dict[str, Tensor]:
 
 def train(network: torch.nn.Module, config: RunConfig, name: str, num_steps: int, loss) -> float:
     """num_steps of AdamW on loss(generator); processor seconds."""
-    optimizer, generator = build_optimizer(network, getattr(config.training, name)), torch.Generator()
+    optimizer, generator = build_optimizer(network, getattr(config, name).optimization), torch.Generator()
     began = time.process_time()
     for step in range(num_steps):
         value = torch.stack(list(loss(generator.manual_seed(step)).values())).sum()
@@ -98,9 +98,9 @@ def measure(
             tokenizer.set_background(data["frames"][:500])
 
         def tokenizer_losses(generator: torch.Generator) -> dict[str, Tensor]:
-            rows = torch.randint(split, (config.training.tokenizer.batch_size,), generator=generator)
+            rows = torch.randint(split, (config.tokenizer.optimization.batch_size,), generator=generator)
             frames = data["frames"][rows]
-            return tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), config.losses.tokenizer)
+            return tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), config.tokenizer.loss)
 
         seconds = train(tokenizer, config, "tokenizer", steps[0], tokenizer_losses)
         tokenizer.eval()
@@ -116,11 +116,11 @@ def measure(
         return torch.randint(first, last - length, (num, 1), generator=generator) + torch.arange(length)
 
     def world_losses(generator: torch.Generator) -> dict[str, Tensor]:
-        rows = segments(generator, 0, split, config.training.world.batch_size)
+        rows = segments(generator, 0, split, config.world.optimization.batch_size)
         ends = data["ends"][rows]
         is_real = ends.long().cumsum(1) - ends.long() == 0
         output = world(tokens[rows[:, :seen]], data["actions"][rows[:, :seen]])
-        losses = config.losses.world
+        losses = config.world.loss
         return world_loss(world, output, tokens[rows], data["rewards"][rows], ends, is_real, losses)
 
     wm_seconds = train(world, config, "world", steps[1], world_losses)

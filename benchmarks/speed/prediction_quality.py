@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from iris_wm.runs.operating_system import keep_freed_memory
 
 from iris_wm.agent import Agent
 from iris_wm.collection import play_episode
@@ -18,11 +19,10 @@ from iris_wm.data.episode import Episode
 from iris_wm.data.replay import Replay
 from iris_wm.envs import make_env
 from iris_wm.evaluation.dream_quality import evaluate_dream
+from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
-from iris_wm.runs.operating_system import keep_freed_memory
 from iris_wm.tokenizer.loss import tokenizer_loss
-from iris_wm.training.module import build_optimizer
 from iris_wm.world.loss import world_loss
 
 HORIZON = 10
@@ -51,11 +51,13 @@ def fill(episodes: list[Episode]) -> Replay:
 def train_tokenizer(agent: Agent, config: RunConfig, replay: Replay, updates: int) -> None:
     """On random frames."""
     tokenizer, generator = agent.tokenizer.train(), torch.Generator().manual_seed(0)
-    optimizer = build_optimizer(tokenizer, config.training.tokenizer)
+    optimizer = build_optimizer(tokenizer, config.tokenizer.optimization)
     for _ in range(updates):
-        segment = replay.sample_segments(config.training.tokenizer.batch_size, 1, generator, from_start=True)
+        segment = replay.sample_segments(
+            config.tokenizer.optimization.batch_size, 1, generator, from_start=True
+        )
         frames = segment.frames.flatten(0, 1)
-        losses = tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), config.losses.tokenizer)
+        losses = tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), config.tokenizer.loss)
         step(optimizer, losses)
     agent.eval()
 
@@ -70,20 +72,20 @@ def encode(agent: Agent, replay: Replay) -> torch.Tensor:
 def train_world(agent: Agent, config: RunConfig, replay: Replay, tokens: torch.Tensor, updates: int) -> float:
     """On random segments, one step longer where frames are predicted in parallel; the processor seconds it took."""
     model, generator = agent.world.train(), torch.Generator().manual_seed(1)
-    optimizer = build_optimizer(model, config.training.world)
+    optimizer = build_optimizer(model, config.world.optimization)
     torch.manual_seed(2)
     started = time.process_time()
     for _ in range(updates):
         length = config.world.segment_steps
         indices, is_real = replay.sample_indices(
-            config.training.world.batch_size, length, generator, from_start=True
+            config.world.optimization.batch_size, length, generator, from_start=True
         )
         segment = replay.gather(indices, is_real)
         seen = config.world.context_steps
         output = model(tokens[indices[:, :seen]], segment.actions[:, :seen])
         losses = world_loss(
             model, output, tokens[indices], segment.rewards, segment.terminations, segment.is_real,
-            config.losses.world,
+            config.world.loss,
         )  # fmt: skip
         step(optimizer, losses)
     agent.eval()

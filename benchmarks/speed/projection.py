@@ -4,7 +4,7 @@ import torch
 from clock import Row
 
 from iris_wm.runs.config import RunConfig
-from iris_wm.training.schedule import num_collection_steps, num_training_steps
+from iris_wm.training.schedule import num_collection_steps, optimization_of
 
 _NETWORKS = ("tokenizer", "world", "policy")
 # How the name of the row of each phase begins.
@@ -22,10 +22,11 @@ def frames_a_segment(config: RunConfig, num_frames: int = 50_000) -> dict[str, f
     A batch draws frames at random, so of num_frames in the replay an epoch's D draws touch about
     num_frames (1 - exp(-D / num_frames)) different ones; each is computed once, for both networks that learn from it.
     """
-    training, steps = config.training, config.world.segment_steps
+    steps = config.world.segment_steps
     segments = {
-        name: getattr(training, name).steps_per_epoch * getattr(training, name).batch_size
+        name: optimization.steps_per_epoch * optimization.batch_size
         for name in ("world", "policy")
+        for optimization in [optimization_of(config, name)]
     }
     seen = config.imagination.burn_in + 1
     draws = segments["world"] * steps + segments["policy"] * seen
@@ -56,14 +57,14 @@ def project(
         return {}
     scale = {
         "collection": 1.0,
-        "tokenizer": config.training.tokenizer.batch_size / frames,
-        "world": config.training.world.batch_size / update_batch,
-        "policy": config.training.policy.batch_size / update_batch,
+        "tokenizer": config.tokenizer.optimization.batch_size / frames,
+        "world": config.world.optimization.batch_size / update_batch,
+        "policy": config.policy.optimization.batch_size / update_batch,
     }
     epochs = range(1, config.training.num_epochs + 1)
     counts = {"collection": [num_collection_steps(config, epoch) for epoch in epochs]}
     for name in _NETWORKS:
-        counts[name] = [num_training_steps(getattr(config.training, name), epoch) for epoch in epochs]
+        counts[name] = [optimization_of(config, name).num_steps(epoch) for epoch in epochs]
     usual = min(config.collection.stop_after_epoch, config.training.num_epochs) - 1
     projected = {}
     for side in measured["policy"].seconds:

@@ -10,10 +10,10 @@ from torch import Tensor
 from iris_wm.agent import Agent
 from iris_wm.dream.rollout import Imagination, ImaginationConfig
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv
+from iris_wm.optimization import OptimizationConfig, build_optimizer
 from iris_wm.policy.loss import policy_loss
-from iris_wm.runs.config import OptimizationConfig, RunConfig
+from iris_wm.runs.config import RunConfig
 from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
-from iris_wm.training.module import build_optimizer
 from iris_wm.world.loss import world_loss
 
 Work = Callable[[], Any]
@@ -56,7 +56,7 @@ def update(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Work
 
 def tokenizer_update(agent: Agent, config: RunConfig, frames: Tensor) -> Work:
     """A training step on frames (B, C, H, W) uint8."""
-    optimizer = build_optimizer(agent.tokenizer, _standing_still(config.training.tokenizer))
+    optimizer = build_optimizer(agent.tokenizer, _standing_still(config.tokenizer.optimization))
     losses_of = TokenizerLossConfig(l1=1.0, l2=0.0, max_pixel=0.0)
 
     def loss() -> Tensor:
@@ -72,7 +72,7 @@ def world_update(
 ) -> Work:
     """A training step on segments: tokens (B, T, K), the others (B, T)."""
     model = agent.world
-    optimizer = build_optimizer(model, _standing_still(config.training.world))
+    optimizer = build_optimizer(model, _standing_still(config.world.optimization))
 
     def loss() -> Tensor:
         output = model.train()(tokens, actions)
@@ -124,7 +124,7 @@ def policy_update(
     tokens (B, K): of the frames to start from.
     """
     policy = agent.policy
-    optimizer = build_optimizer(policy, _standing_still(config.training.policy))
+    optimizer = build_optimizer(policy, _standing_still(config.policy.optimization))
     imagined = _new_imagination(agent, horizon, len(tokens), dtype)
     first = seen[:, -1] if policy.config.inputs == "frames" else None
 
@@ -140,7 +140,7 @@ def policy_update(
                 rollout.actions,
                 rollout.rewards,
                 rollout.terminations,
-                config.losses.policy,
+                config.policy.loss,
             )
         )
 

@@ -1,7 +1,7 @@
 """The whole configuration of a run; a YAML file of configs/ holds one."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 from iris_wm.agent import AgentConfig
 from iris_wm.collection import CollectionConfig
@@ -9,62 +9,28 @@ from iris_wm.config import to_mapping
 from iris_wm.envs import EnvConfig
 from iris_wm.dream.rollout import ImaginationConfig
 from iris_wm.dream.token_env import max_past
-from iris_wm.policy.loss import PolicyLossConfig
-from iris_wm.tokenizer.loss import TokenizerLossConfig
-from iris_wm.world.loss import WorldLossConfig
 from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.policy.learner import PolicyLearnerConfig
+from iris_wm.tokenizer.learner import TokenizerLearnerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.world.learner import WorldLearnerConfig
 from iris_wm.world.network import WorldConfig
 
 
-@dataclass(frozen=True)
-class OptimizationConfig:
-    """How one network is trained in each epoch."""
+_Base = TypeVar("_Base")
 
-    start_after_epoch: int = 0
-    """Epochs before its first training."""
-    steps_per_epoch: int = 200
-    """Batches it learns from in an epoch."""
-    first_epoch_steps: int = 0
-    """Steps in its first epoch of training, where that should be more than steps_per_epoch; 0: the same."""
-    batch_size: int = 64
-    """Frames for the tokenizer, segments for the others."""
-    learning_rate: float = 1e-4
-    """Of AdamW."""
-    final_learning_rate: float = 0.0
-    """Of the last epoch of num_epochs, reached in equal steps an epoch; 0: learning_rate throughout."""
-    max_grad_norm: float = 10.0
-    """Gradients longer than this are scaled down to it."""
-    weight_decay: float = 0.0
-    """Decoupled, on the weights of linear layers only."""
 
-    def __post_init__(self) -> None:
-        for name, least in (("start_after_epoch", 0), ("steps_per_epoch", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
-        if self.first_epoch_steps < 0:
-            raise ValueError(f"first_epoch_steps: got {self.first_epoch_steps}, expected at least 0")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
-        for name in ("final_learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number >= 0")
+def _as(cls: type[_Base], config: _Base) -> _Base:
+    """The fields of a dataclass alone, of one that adds to it."""
+    return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Epochs, each of which collects and then trains the three networks in turn."""
+    """How long the run goes on and when it is saved; how a network is trained stands in its own section."""
 
     num_epochs: int = 600
     """When the run is finished; a finished run goes on when it is raised."""
-    tokenizer: OptimizationConfig = field(
-        default_factory=lambda: OptimizationConfig(start_after_epoch=5, batch_size=256)
-    )
-    world: OptimizationConfig = field(
-        default_factory=lambda: OptimizationConfig(start_after_epoch=25, weight_decay=0.01)
-    )
-    policy: OptimizationConfig = field(default_factory=lambda: OptimizationConfig(start_after_epoch=50))
     checkpoint_every_minutes: float = 5.0
     """Longest time between two checkpoints."""
     checkpoint_every_epochs: int = 10
@@ -132,25 +98,15 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """Weights of the losses of each network."""
-
-    tokenizer: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
-    world: WorldLossConfig = field(default_factory=WorldLossConfig)
-    policy: PolicyLossConfig = field(default_factory=PolicyLossConfig)
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """Everything that defines a run."""
 
     seed: int = 0
     """All randomness of the run follows from it."""
     env: EnvConfig = field(default_factory=EnvConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    world: WorldConfig = field(default_factory=WorldConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    losses: LossConfig = field(default_factory=LossConfig)
+    tokenizer: TokenizerLearnerConfig = field(default_factory=TokenizerLearnerConfig)
+    world: WorldLearnerConfig = field(default_factory=WorldLearnerConfig)
+    policy: PolicyLearnerConfig = field(default_factory=PolicyLearnerConfig)
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -174,8 +130,13 @@ class RunConfig:
             )
 
     def agent_config(self, num_actions: int) -> AgentConfig:
-        """The shape of the three networks for a game of so many actions."""
-        return AgentConfig(num_actions, self.tokenizer, self.world, self.policy)
+        """The shape of the three networks for a game of so many actions, without how they are trained."""
+        return AgentConfig(
+            num_actions,
+            _as(TokenizerConfig, self.tokenizer),
+            _as(WorldConfig, self.world),
+            _as(PolicyConfig, self.policy),
+        )
 
     def identity(self) -> dict[str, Any]:
         """What must not change in a run: all but how long it trains, what is measured, and on which machine."""

@@ -47,7 +47,13 @@ def open_run(path: str | Path) -> Run:
         DamagedState: no checkpoint of the run can be used, or its config.yaml is no longer the run's.
     """
     folder = existing_run(path)
-    config = build_config(RunConfig, read_yaml(folder / CONFIG_FILE))
+    try:
+        config = build_config(RunConfig, read_yaml(folder / CONFIG_FILE))
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: made by another version of iris_wm, or edited ({error}); open the run with the "
+            "version that made it"
+        ) from None
     refuse_foreign(folder, config.identity(), RunConfig().identity())  # where config.yaml was edited
     checkpoint = _newest(folder)
     if checkpoint is None:

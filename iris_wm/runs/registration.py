@@ -98,7 +98,7 @@ def check_is_trained(run: str | Path, checkpoint: "Checkpoint") -> None:
     from iris_wm.config import read_yaml
 
     config = Path(run) / "config.yaml"
-    section = read_yaml(config).get("training", {}).get("world", {}) if config.is_file() else {}
+    section = read_yaml(config).get("world", {}).get("optimization", {}) if config.is_file() else {}
     first = section.get("start_after_epoch", 0) + 1
     epoch = checkpoint.manifest.epoch
     progress = checkpoint.training.get("iris_wm") if isinstance(checkpoint.training, dict) else None

@@ -10,7 +10,7 @@ from iris_wm.data.replay import Replay
 from iris_wm.data.segment import Segment
 from iris_wm.runs.config import RunConfig
 from iris_wm.streams import stream_generator
-from iris_wm.training.schedule import Component, num_training_steps, phases
+from iris_wm.training.schedule import Component, optimization_of, phases
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,17 @@ class BatchSampler:
 
     def indices(self, component: Component, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """(frame_indices, is_real), both (B, T), of one batch, by IRIS's rules."""
-        training = self.config.training
-        generator = stream_generator(self.config.seed, f"{component} batch {epoch} rank {self.rank}", index)
+        config = self.config
+        generator = stream_generator(config.seed, f"{component} batch {epoch} rank {self.rank}", index)
         if component == "tokenizer":
-            return self.replay.sample_indices(training.tokenizer.batch_size, 1, generator)
+            return self.replay.sample_indices(config.tokenizer.optimization.batch_size, 1, generator)
         if component == "world":
-            length = self.config.world.segment_steps
-            return self.replay.sample_indices(training.world.batch_size, length, generator)
-        length = self.config.imagination.burn_in + 1
-        return self.replay.sample_indices(training.policy.batch_size, length, generator, from_start=False)
+            length = config.world.segment_steps
+            return self.replay.sample_indices(config.world.optimization.batch_size, length, generator)
+        length = config.imagination.burn_in + 1
+        return self.replay.sample_indices(
+            config.policy.optimization.batch_size, length, generator, from_start=False
+        )
 
     def sample(self, step: Step) -> Segment:
         """The batch of a step, on the replay's device."""
@@ -71,6 +73,6 @@ class BatchSampler:
     def frames_needed(self, epoch: int, component: Component) -> Tensor:
         """(num_steps of the replay,) bool: the frames that a network will see in an epoch."""
         needed = torch.zeros(self.replay.num_steps, dtype=torch.bool)
-        for index in range(num_training_steps(getattr(self.config.training, component), epoch)):
+        for index in range(optimization_of(self.config, component).num_steps(epoch)):
             needed[self.indices(component, epoch, index)[0].flatten()] = True
         return needed

@@ -75,7 +75,7 @@ class EpochWork(pl.Callback):
         elif batch.component == "tokenizer" and batch.index == 0:
             pl_module.token_cache.invalidate()
             tokenizer = pl_module.agent.tokenizer
-            is_first = batch.epoch == self.config.training.tokenizer.start_after_epoch + 1
+            is_first = batch.epoch == self.config.tokenizer.optimization.start_after_epoch + 1
             if tokenizer.config.has_background and is_first:
                 first_frames = torch.arange(min(self.data.replay.num_steps, BACKGROUND_FRAMES))
                 tokenizer.set_background(self.data.replay.frames_at(first_frames))
@@ -112,7 +112,7 @@ class EpochWork(pl.Callback):
                 collector.refresh_memory()
         total = num_collection_steps(self.config, step.epoch)
         chunk = COLLECTION_CHUNK * config.num_envs
-        is_trained = step.epoch > self.config.training.policy.start_after_epoch + 1
+        is_trained = step.epoch > self.config.policy.optimization.start_after_epoch + 1
         epsilon = config.epsilon if is_trained else config.epsilon_before_policy
         with module.autocast():
             finished = collector.collect(min(chunk, total - step.index * chunk), epsilon)

@@ -12,14 +12,15 @@ from iris_wm.agent import Agent
 from iris_wm.checkpoint.errors import NumericFailure
 from iris_wm.data.segment import Segment
 from iris_wm.dream.rollout import Imagination
+from iris_wm.optimization import build_optimizer
 from iris_wm.policy.loss import policy_loss
-from iris_wm.runs.config import OptimizationConfig, RunConfig
+from iris_wm.runs.config import RunConfig
 from iris_wm.streams import stream_seed
 from iris_wm.tokenizer.loss import LPIPS, tokenizer_loss
 from iris_wm.tokenizer.quantizer import codebook_usage
 from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.training.batches import BatchSampler, Step
-from iris_wm.training.schedule import NETWORKS, learning_rate
+from iris_wm.training.schedule import NETWORKS, optimization_of
 from iris_wm.world.loss import world_loss
 
 # Scalars by name: the losses, whose sum is minimised, and what else is logged.
@@ -44,7 +45,7 @@ class IrisModule(pl.LightningModule):
         self.metrics: dict[str, float] = {}
         self.segment: Segment | None = None
         self._imagination_is_finite = torch.tensor(True)
-        losses = config.losses.tokenizer
+        losses = config.tokenizer.loss
         # In a list, so that its frozen weights are no part of the module's state.
         self._perceptual = [LPIPS(losses.perceptual_weights)] if losses.perceptual == "lpips" else []
 
@@ -59,9 +60,9 @@ class IrisModule(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimizer a network, in the order of NETWORKS."""
-        training = self.config.training
         return [
-            build_optimizer(getattr(self.agent, network), getattr(training, network)) for network in NETWORKS
+            build_optimizer(getattr(self.agent, network), optimization_of(self.config, network))
+            for network in NETWORKS
         ]
 
     def on_train_start(self) -> None:
@@ -88,7 +89,7 @@ class IrisModule(pl.LightningModule):
         tokenizer = self.agent.tokenizer
         output = tokenizer(frames)
         perceptual = self._perceptual[0].to(self.device) if self._perceptual else None
-        losses = tokenizer_loss(output, tokenizer.normalize(frames), self.config.losses.tokenizer, perceptual)
+        losses = tokenizer_loss(output, tokenizer.normalize(frames), self.config.tokenizer.loss, perceptual)
         # Processes that train together find out together, from the gradients.
         if self.trainer.world_size == 1 and not bool(torch.isfinite(output.latents).all()):
             raise NumericFailure(
@@ -112,7 +113,7 @@ class IrisModule(pl.LightningModule):
             segment.rewards,
             segment.terminations,
             segment.is_real,
-            self.config.losses.world,
+            self.config.world.loss,
         )
         return losses, {}
 
@@ -157,7 +158,7 @@ class IrisModule(pl.LightningModule):
             rollout.actions,
             rollout.rewards,
             rollout.terminations,
-            self.config.losses.policy,
+            self.config.policy.loss,
         )
         # A loss that is not finite stops the run, in all processes that train together; nobody waits for it here.
         self._imagination_is_finite = rollout.is_finite
@@ -179,7 +180,7 @@ class IrisModule(pl.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         loss = torch.stack(list(losses.values())).sum()
         self.manual_backward(loss)
-        training = getattr(self.config.training, component)
+        optimization = optimization_of(self.config, component)
         network: nn.Module = getattr(self.agent, component)
         gradients = {
             name: parameter.grad
@@ -208,9 +209,9 @@ class IrisModule(pl.LightningModule):
                 )
         self.metrics |= {f"{component}/{name}": value for name, value in values.items()}
         self.metrics[f"{component}/loss"] = sum(values[name] for name in losses)
-        nn.utils.clip_grads_with_norm_(network.parameters(), training.max_grad_norm, grad_norm)
+        nn.utils.clip_grads_with_norm_(network.parameters(), optimization.max_grad_norm, grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(training, batch.epoch, self.config.training.num_epochs)
+            group["lr"] = optimization.rate(batch.epoch, self.config.training.num_epochs)
         optimizer.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -225,18 +226,3 @@ class IrisModule(pl.LightningModule):
 def _first_bad(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """The name of the first tensor that is not finite."""
     return next((name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())), "")
-
-
-def build_optimizer(network: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on the weights of linear layers only, never on biases, norms or embeddings."""
-    decayed = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
-    groups = [
-        {
-            "params": [p for p in network.parameters() if id(p) in decayed],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [p for p in network.parameters() if id(p) not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, fused=True
-    )

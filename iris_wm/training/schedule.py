@@ -6,7 +6,8 @@ Collect, then train the tokenizer, the world model and the actor-critic in turn,
 from dataclasses import dataclass
 from typing import Literal
 
-from iris_wm.runs.config import OptimizationConfig, RunConfig
+from iris_wm.optimization import OptimizationConfig
+from iris_wm.runs.config import RunConfig
 
 Component = Literal["collection", "tokenizer", "world", "policy", "evaluation"]
 NETWORKS: tuple[Component, ...] = ("tokenizer", "world", "policy")
@@ -21,22 +22,10 @@ class Phase:
     num_steps: int
 
 
-def num_training_steps(config: OptimizationConfig, epoch: int) -> int:
-    """Steps of a network in an epoch, counted from 1."""
-    if epoch <= config.start_after_epoch:
-        return 0
-    if epoch == config.start_after_epoch + 1 and config.first_epoch_steps:
-        return config.first_epoch_steps
-    return config.steps_per_epoch
-
-
-def learning_rate(config: OptimizationConfig, epoch: int, num_epochs: int) -> float:
-    """Of a network in an epoch, counted from 1, of a run of num_epochs."""
-    if not config.final_learning_rate:
-        return config.learning_rate
-    first = config.start_after_epoch + 1
-    done = min(max(0, epoch - first) / max(1, num_epochs - first), 1.0)
-    return config.learning_rate + done * (config.final_learning_rate - config.learning_rate)
+def optimization_of(config: RunConfig, network: str) -> OptimizationConfig:
+    """How a network is trained."""
+    found: OptimizationConfig = getattr(config, network).optimization
+    return found
 
 
 def num_collection_steps(config: RunConfig, epoch: int) -> int:
@@ -51,8 +40,7 @@ def phases(config: RunConfig, epoch: int) -> list[Phase]:
     chunk = COLLECTION_CHUNK * config.collection.num_envs
     plan = [Phase("collection", -(-num_collection_steps(config, epoch) // chunk))]
     for network in NETWORKS:
-        optimization: OptimizationConfig = getattr(config.training, network)
-        plan.append(Phase(network, num_training_steps(optimization, epoch)))
+        plan.append(Phase(network, optimization_of(config, network).num_steps(epoch)))
     every = config.evaluation.every_epochs
     plan.append(Phase("evaluation", int(bool(every) and epoch % every == 0)))
     return [phase for phase in plan if phase.num_steps]

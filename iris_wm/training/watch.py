@@ -101,7 +101,7 @@ class CodebookWatch(pl.Callback):
             self.console.print(
                 f"codebook collapse: {used:.1f} of {size} codes used a batch (less than {LEAST_SHARE:.0%}) in "
                 f"{PATIENCE} tokenizer phases in a row, at epoch {batch.epoch}; the world model sees few distinct "
-                "frames: lower training.tokenizer.learning_rate, or try tokenizer.quantizer: fsq",
+                "frames: lower tokenizer.optimization.learning_rate, or try tokenizer.quantizer: fsq",
                 style="yellow",
                 soft_wrap=True,
             )

@@ -55,8 +55,8 @@ def test_a_run_is_projected_from_its_rows(table, tiny_run):
     projected = results["projection"]["exact"]
     seconds = {row.name.split(":")[0]: row.seconds["exact"] for row in rows if "step" not in row.unit}
     update = next(row.seconds["exact"] for row in rows if row.name.startswith("tokenizer: training"))
-    steps = config.training.tokenizer.steps_per_epoch
-    expected = steps * update * config.training.tokenizer.batch_size / TINY.frames
+    steps = config.tokenizer.optimization.steps_per_epoch
+    expected = steps * update * config.tokenizer.optimization.batch_size / TINY.frames
     assert projected["epoch_tokenizer_seconds"] == pytest.approx(expected)
     assert projected["epoch_seconds"] > seconds["actor-critic"]
     assert projected["run_hours"] * 3600 > projected["epoch_seconds"]
@@ -116,10 +116,9 @@ def test_impossible_options_are_refused(options, message, capsys):
 def test_frames_a_segment(tiny_run):
     config = tiny_run()
     few = frames_a_segment(config, num_frames=10_000_000)  # hardly any frame is drawn twice
-    training = config.training
     steps, seen = config.world.segment_steps, config.imagination.burn_in + 1
-    draws = training.world.batch_size * steps + training.policy.batch_size * seen
-    segments = training.world.batch_size + training.policy.batch_size
+    draws = config.world.optimization.batch_size * steps + config.policy.optimization.batch_size * seen
+    segments = config.world.optimization.batch_size + config.policy.optimization.batch_size
     assert few["encode"] == pytest.approx(draws / segments, rel=1e-3)
     assert few["decode"] == pytest.approx(seen, rel=1e-3)
     assert frames_a_segment(config, num_frames=1)["decode"] < seen

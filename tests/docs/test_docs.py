@@ -49,9 +49,9 @@ COMMANDS = distinct([command for page in PAGES for command in commands(page)])
 # What a shown command is given besides, or instead, so that it takes seconds. The longest beginning that fits is taken.
 ADDED = {
     "iris-wm fit --config": "--training.num_epochs 1 --collection.first_epoch_env_steps 20 --trainer.num_threads 1"
-    " --training.tokenizer.first_epoch_steps 1 --training.tokenizer.batch_size 2"
-    " --training.world.first_epoch_steps 1 --training.world.batch_size 2 --world.num_layers 1"
-    " --training.policy.first_epoch_steps 1"
+    " --tokenizer.optimization.first_epoch_steps 1 --tokenizer.optimization.batch_size 2"
+    " --world.optimization.first_epoch_steps 1 --world.optimization.batch_size 2 --world.num_layers 1"
+    " --policy.optimization.first_epoch_steps 1"
     " --quiet",
     "iris-wm fit --run": "",
     "iris-wm fit --run runs/demo --training.num_epochs 40": "--training.num_epochs 3",

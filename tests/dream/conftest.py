@@ -17,7 +17,7 @@ from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.network import WorldConfig
 
 NUM_ACTIONS = 3
-CONFIG = "training:\n  world: {start_after_epoch: 2}\nenv: {id: iris_wm/Catch-v0}\n"
+CONFIG = "world:\n  optimization: {start_after_epoch: 2}\nenv: {id: iris_wm/Catch-v0}\n"
 
 
 def make_agent(prediction: str = "autoregressive") -> Agent:

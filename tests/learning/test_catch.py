@@ -69,9 +69,9 @@ def test_nine_tenths_of_the_optimum_in_imagination_alone(learn, seed: int):
 @pytest.mark.parametrize(
     "ablation",
     [
-        ["training.world.steps_per_epoch=0", "training.world.first_epoch_steps=0"],
+        ["world.optimization.steps_per_epoch=0", "world.optimization.first_epoch_steps=0"],
         ["env.id=iris_wm_tests/ShuffledCatch-v0"],
-        ["training.policy.steps_per_epoch=0"],
+        ["policy.optimization.steps_per_epoch=0"],
     ],
     ids=["an untrained world model", "shuffled rewards", "a policy never updated"],
 )

@@ -37,13 +37,13 @@ REFUSED = [
     ("world.attention", "block_causal", "block_causal needs world.prediction: parallel"),
     ("policy.hidden_size", "0", "got 0, expected a positive integer"),
     ("policy.inputs", "pixels", 'expected one of "frames", "tokens", got "pixels"'),
-    ("losses.tokenizer.l1", "-1", "got -1.0, expected a number >= 0"),
-    ("losses.tokenizer.max_pixel", ".inf", "got inf, expected a number >= 0"),
-    ("losses.tokenizer.perceptual", "lpips", None),
-    ("losses.world.rare_event_weight", "0", "got 0.0, expected a number > 0"),
-    ("losses.policy.gamma", "1.01", "got 1.01, expected 0 to 1"),
-    ("losses.policy.lambda_", "-0.1", "got -0.1, expected 0 to 1"),
-    ("losses.policy.entropy_weight", ".nan", "got nan, expected >= 0"),
+    ("tokenizer.loss.l1", "-1", "got -1.0, expected a number >= 0"),
+    ("tokenizer.loss.max_pixel", ".inf", "got inf, expected a number >= 0"),
+    ("tokenizer.loss.perceptual", "lpips", None),
+    ("world.loss.rare_event_weight", "0", "got 0.0, expected a number > 0"),
+    ("policy.loss.gamma", "1.01", "got 1.01, expected 0 to 1"),
+    ("policy.loss.lambda_", "-0.1", "got -0.1, expected 0 to 1"),
+    ("policy.loss.entropy_weight", ".nan", "got nan, expected >= 0"),
     ("imagination.horizon", "1", "got 1, expected at least 2"),
     ("imagination.burn_in", "-1", "got -1, expected at least 0"),
     ("imagination.temperature", "-1", "got -1.0, expected a number >= 0"),
@@ -60,13 +60,13 @@ REFUSED = [
     ("training.checkpoint_every_minutes", "0", "got 0.0, expected > 0"),
     ("training.checkpoint_every_epochs", "0", "got 0, expected a positive integer"),
     ("training.max_minutes", "-1", "got -1.0, expected >= 0"),
-    ("training.tokenizer.batch_size", "0", "got 0, expected at least 1"),
-    ("training.tokenizer.learning_rate", "0", "got 0.0, expected a finite number > 0"),
-    ("training.world.learning_rate", ".nan", "got nan, expected a finite number > 0"),
-    ("training.world.weight_decay", ".inf", "got inf, expected a finite number >= 0"),
-    ("training.policy.max_grad_norm", "-1", "got -1.0, expected a finite number > 0"),
-    ("training.policy.start_after_epoch", "-1", "got -1, expected at least 0"),
-    ("training.policy.first_epoch_steps", "-1", "got -1, expected at least 0"),
+    ("tokenizer.optimization.batch_size", "0", "got 0, expected at least 1"),
+    ("tokenizer.optimization.learning_rate", "0", "got 0.0, expected a finite number > 0"),
+    ("world.optimization.learning_rate", ".nan", "got nan, expected a finite number > 0"),
+    ("world.optimization.weight_decay", ".inf", "got inf, expected a finite number >= 0"),
+    ("policy.optimization.max_grad_norm", "-1", "got -1.0, expected a finite number > 0"),
+    ("policy.optimization.start_after_epoch", "-1", "got -1, expected at least 0"),
+    ("policy.optimization.first_epoch_steps", "-1", "got -1, expected at least 0"),
     ("evaluation.every_epochs", "-1", "got -1, expected 0 (never) or more"),
     ("evaluation.num_episodes", "0", "got 0, expected a positive integer"),
     ("evaluation.temperature", "-0.5", "got -0.5, expected a number >= 0"),
@@ -131,8 +131,8 @@ def test_an_agent_needs_actions():
 
 @pytest.mark.parametrize("value", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
 def test_scientific_notation_is_a_number(value):
-    config = build_config(RunConfig, apply_overrides({}, [f"training.tokenizer.learning_rate={value}"]))
-    assert config.training.tokenizer.learning_rate == 0.0001
+    config = build_config(RunConfig, apply_overrides({}, [f"tokenizer.optimization.learning_rate={value}"]))
+    assert config.tokenizer.optimization.learning_rate == 0.0001
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_scientific_notation_is_a_number(value):
         ("envv.id", 'unknown key "envv"; did you mean "env"?'),
         ("env.i", 'unknown key "env.i"'),
         ("env.ID", 'unknown key "env.ID"'),
-        ("training.tokenizer.lr", 'unknown key "training.tokenizer.lr"'),
+        ("tokenizer.optimization.lr", 'unknown key "tokenizer.optimization.lr"'),
         ("world", 'world: expected a section of "key: value" lines, got 1'),
     ],
 )

@@ -45,7 +45,7 @@ def test_same_place_same_batch(tiny_run, replay, component):
 
 @pytest.mark.parametrize("component", NETWORKS)
 def test_other_place_other_batch(tiny_run, replay, component):
-    config = tiny_run(*(f"training.{name}.batch_size=32" for name in NETWORKS))
+    config = tiny_run(*(f"{name}.optimization.batch_size=32" for name in NETWORKS))
     sampler = BatchSampler(config, replay)
     first = sampler.indices(component, 3, 1)[0]
     others = [
@@ -53,7 +53,7 @@ def test_other_place_other_batch(tiny_run, replay, component):
         sampler.indices(component, 4, 1),
         BatchSampler(config, replay, rank=1).indices(component, 3, 1),
         BatchSampler(
-            tiny_run(*(f"training.{name}.batch_size=32" for name in NETWORKS), "seed=1"), replay
+            tiny_run(*(f"{name}.optimization.batch_size=32" for name in NETWORKS), "seed=1"), replay
         ).indices(component, 3, 1),
     ]
     assert not any(torch.equal(first, other) for other, _ in others)
@@ -67,7 +67,7 @@ def test_global_generator_is_untouched(tiny_run, replay):
 
 def test_lengths_and_padding_as_in_iris(tiny_run, replay):
     """Tokenizer: single frames. World model: padded at the end. Actor-critic: ends with a real frame."""
-    config = tiny_run(*(f"training.{name}.batch_size=64" for name in NETWORKS))
+    config = tiny_run(*(f"{name}.optimization.batch_size=64" for name in NETWORKS))
     sampler = BatchSampler(config, replay)
     frames = sampler.sample(Step(1, "tokenizer", 0, 2))
     assert frames.frames.shape == (64, 1, 3, 64, 64)
@@ -87,7 +87,9 @@ def test_lengths_and_padding_as_in_iris(tiny_run, replay):
 
 
 def test_a_batch_holds_what_the_replay_holds(tiny_run, replay):
-    segment = BatchSampler(tiny_run("training.world.batch_size=50"), replay).sample(Step(1, "world", 0, 2))
+    segment = BatchSampler(tiny_run("world.optimization.batch_size=50"), replay).sample(
+        Step(1, "world", 0, 2)
+    )
     here = segment.is_real
     assert torch.equal(segment.frames[here][:, 0, 0, 0].long(), segment.frame_indices[here])
     episode_starts = torch.tensor([0] * 2 + [2] * 7 + [9] * 30)

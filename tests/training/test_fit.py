@@ -199,7 +199,7 @@ def test_the_background_starts_as_the_mean_of_the_first_frames(tiny_run, tmp_pat
     overrides = (
         "tokenizer.has_background=true",
         "training.num_epochs=1",
-        "training.tokenizer.learning_rate=1e-9",
+        "tokenizer.optimization.learning_rate=1e-9",
     )
     result = fit(tiny_run(*overrides), tmp_path / "run", is_quiet=True)
     frames = torch.cat([part["frames"] for part in load_checkpoint(newest(tmp_path / "run")).replay_parts()])
@@ -345,7 +345,7 @@ def test_time_is_up(tiny_run, tmp_path):
         ("world.prediction=parallel", "world.attention=block_causal", "collection.max_action_hold=4",
          "collection.epsilon_before_policy=0.5", "env.id=Breakout"),
         ("trainer.precision=bf16", "imagination.burn_in=0", "tokenizer.has_background=true",
-         "imagination.rewards=expected", "training.policy.final_learning_rate=1e-6"),
+         "imagination.rewards=expected", "policy.optimization.final_learning_rate=1e-6"),
     ],
     ids=["tokens parallel", "fsq burn_in", "block_causal Breakout", "bf16 expected"],
 )  # fmt: skip
@@ -380,7 +380,7 @@ def test_a_finished_run_can_be_made_longer(reference, tiny_run, tmp_path):
 
 
 def test_epochs_without_any_step(tiny_run, tmp_path):
-    late = [f"training.{name}.start_after_epoch=3" for name in ("tokenizer", "world", "policy")]
+    late = [f"{name}.optimization.start_after_epoch=3" for name in ("tokenizer", "world", "policy")]
     config = tiny_run(
         *late, "collection.stop_after_epoch=1", "training.num_epochs=4", "evaluation.every_epochs=0"
     )
@@ -479,8 +479,8 @@ def test_latents_that_are_not_finite_are_named(tiny_run, tmp_path, monkeypatch):
         ("seed=5", "seed: it has 0, you asked for 5"),
         ("env.id=Breakout", 'env.id: it has "iris_wm/Catch-v0", you asked for "Breakout"'),
         ("world.num_layers=1", "world.num_layers: it has 2, you asked for 1"),
-        ("training.tokenizer.learning_rate=1e-3", "training.tokenizer.learning_rate"),
-        ("losses.policy.gamma=0.9", "losses.policy.gamma"),
+        ("tokenizer.optimization.learning_rate=1e-3", "tokenizer.optimization.learning_rate"),
+        ("policy.loss.gamma=0.9", "policy.loss.gamma"),
     ],
 )
 def test_a_foreign_run_is_refused(reference, tiny_run, override, key):

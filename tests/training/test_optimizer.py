@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from iris_wm.runs.config import OptimizationConfig
-from iris_wm.training.module import build_optimizer
+from iris_wm.optimization import OptimizationConfig, build_optimizer
 
 
 @pytest.mark.parametrize("network", ["tokenizer", "world", "policy"])

@@ -2,13 +2,13 @@
 
 import pytest
 
-from iris_wm.runs.config import OptimizationConfig, RunConfig
+from iris_wm.optimization import OptimizationConfig
+from iris_wm.runs.config import RunConfig
 from iris_wm.training.batches import EpochSteps, Step
 from iris_wm.training.schedule import (
     Phase,
-    learning_rate,
     num_collection_steps,
-    num_training_steps,
+    optimization_of,
     phases,
 )
 
@@ -42,7 +42,7 @@ def test_the_papers_totals():
     epochs = range(1, 601)
     assert sum(num_collection_steps(PAPER, epoch) for epoch in epochs) == 100_000 == PAPER.total_env_steps
     totals = {
-        name: sum(num_training_steps(getattr(PAPER.training, name), epoch) for epoch in epochs)
+        name: sum(optimization_of(PAPER, name).num_steps(epoch) for epoch in epochs)
         for name in ("tokenizer", "world", "policy")
     }
     assert totals == {"tokenizer": 595 * 200, "world": 575 * 200, "policy": 550 * 200}
@@ -50,16 +50,16 @@ def test_the_papers_totals():
 
 def test_the_first_epoch_of_a_network_may_be_longer():
     config = OptimizationConfig(start_after_epoch=2, steps_per_epoch=5, first_epoch_steps=50)
-    assert [num_training_steps(config, epoch) for epoch in range(1, 6)] == [0, 0, 50, 5, 5]
+    assert [config.num_steps(epoch) for epoch in range(1, 6)] == [0, 0, 50, 5, 5]
 
 
 def test_the_learning_rate_goes_to_its_final_value_in_equal_steps():
     config = OptimizationConfig(start_after_epoch=1, learning_rate=0.5, final_learning_rate=0.1)
-    rates = [learning_rate(config, epoch, 6) for epoch in range(1, 8)]
+    rates = [config.rate(epoch, 6) for epoch in range(1, 8)]
     assert rates == pytest.approx([0.5, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1])
-    assert learning_rate(OptimizationConfig(learning_rate=0.5), 600, 600) == 0.5
+    assert OptimizationConfig(learning_rate=0.5).rate(600, 600) == 0.5
     one_epoch = OptimizationConfig(final_learning_rate=0.1)
-    assert learning_rate(one_epoch, 1, 1) == one_epoch.learning_rate
+    assert one_epoch.rate(1, 1) == one_epoch.learning_rate
 
 
 def test_collection_in_chunks(tiny_run):
