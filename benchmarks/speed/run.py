@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from clock import REFERENCE, Clock, Row, machine
-from iris_wm.runs.operating_system import keep_freed_memory
 from projection import project
 from rich.console import Console
 from rows import SIZES, Bench, Sizes, nothing
 
 from iris_wm.config import build_config, read_yaml
 from iris_wm.runs.config import RunConfig
+from iris_wm.runs.operating_system import keep_freed_memory
 
 PARTS = ("tokenizer", "acting", "collection", "roll_outs", "world", "policy", "growth")
 

@@ -120,8 +120,8 @@ def _choose_starts(
     """
     import torch
 
-    from iris_wm.streams import stream_generator
     from iris_wm.dream.dream_batch import DreamStarts
+    from iris_wm.streams import stream_generator
 
     lengths = [len(rows) for part in parts() for rows in _pieces(part)]
     if not lengths:
