@@ -34,7 +34,7 @@ class AgentConfig:
     def __post_init__(self) -> None:
         if self.num_actions < 1:
             raise ValueError(f"num_actions: got {self.num_actions}, expected a positive integer")
-        if self.policy.inputs == "frames" and self.tokenizer.autoencoder.resolution % 16:
+        if self.policy.sees_frames and self.tokenizer.autoencoder.resolution % 16:
             raise ValueError(
                 f"tokenizer.autoencoder.resolution: got {self.tokenizer.autoencoder.resolution}, "
                 "expected a multiple of 16 where the policy sees frames"

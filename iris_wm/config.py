@@ -3,6 +3,10 @@
 The YAML is the core schema of version 1.2 without tags, anchors and aliases: only ``true`` and ``false`` are
 booleans (``game: no`` is text), ``1e-4`` is a number, ``1:30`` is text, a key stands once. Every complaint is
 one ``ValueError`` that names the place.
+
+A choice whose members have options of their own is a tagged union: a field typed ``A | B`` of dataclasses, each with
+``kind: Literal["a"] = field(default="a", init=False)``. In YAML ``{kind: a, size: 3}``; ``a`` alone is short for
+``{kind: a}``, and without a kind the options are those of the field's default.
 """
 
 import ast
@@ -88,7 +92,7 @@ def apply_overrides(mapping: Mapping[str, Any], arguments: Sequence[str]) -> dic
 
     Keys are taken as they stand; ``build_config`` then refuses unknown and abbreviated ones.
     """
-    result = copy.deepcopy(dict(mapping))
+    overrides: dict[str, Any] = {}
     rest = list(arguments)
     given: set[str] = set()
     while rest:
@@ -103,26 +107,30 @@ def apply_overrides(mapping: Mapping[str, Any], arguments: Sequence[str]) -> dic
         if key in given:
             raise ValueError(f"--{key}: given twice")
         given.add(key)
-        *parents, last = key.split(".")
-        if not all([*parents, last]):
+        if not all(key.split(".")):
             raise ValueError(f'cannot understand the key "{key}" in "{argument}"; expected section.key')
-        section = result
-        for depth, parent in enumerate(parents):
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise ValueError(f'--{key}: "{".".join(parents[: depth + 1])}" is a value, not a section')
-        section[last] = parse_value(text, f"--{key}")
-    return result
+        value = parse_value(text, f"--{key}")
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        overrides = merge(overrides, value)
+    return merge(mapping, overrides)
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested mappings as one; where both have a value, that of ``over`` counts."""
-    result = dict(under)
+    """Two nested mappings as one; where both have a value, that of ``over`` counts.
+
+    Another ``kind`` brings its own options: those of the kind before go.
+    """
+    result = copy.deepcopy(dict(under))
     for key, value in over.items():
-        below = result.get(key)
-        result[key] = (
-            merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-        )
+        below: Any = result.get(key)
+        if isinstance(below, str) and isinstance(value, Mapping):
+            below = {"kind": below}
+        elif isinstance(below, Mapping) and isinstance(value, str):
+            value = {"kind": value}
+        is_both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        is_other_kind = is_both and "kind" in below and value.get("kind", below["kind"]) != below["kind"]
+        result[key] = merge(below, value) if is_both and not is_other_kind else copy.deepcopy(value)
     return result
 
 
@@ -147,7 +155,10 @@ def build_config(cls: type[_Config], mapping: Any, path: str = "") -> _Config:
     values = {}
     for name, field in fields.items():
         if name in mapping:
-            values[name] = _convert(hints[name], mapping[name], _join(path, name))
+            value = mapping[name]
+            if _members(hints[name]) and isinstance(value, Mapping) and "kind" not in value:
+                value = {"kind": _default(field).kind, **value}
+            values[name] = _convert(hints[name], value, _join(path, name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ValueError(f'missing key "{_join(path, name)}"; expected {_describe(hints[name])}')
     try:
@@ -210,12 +221,17 @@ def describe(config: Any, path: str = "") -> list[Section]:
     own = Section(path, inspect.cleandoc(type(config).__doc__ or "").splitlines()[0], [])
     sections = [own]
     for field in dataclasses.fields(config):
-        value, key = getattr(config, field.name), _join(path, field.name)
-        if dataclasses.is_dataclass(value):
+        value, key, hint = getattr(config, field.name), _join(path, field.name), hints[field.name]
+        members = _members(hint)
+        for kind, member in members.items():
+            (section,) = describe(value if value.kind == kind else member(), key)
+            sections += [section._replace(help=f"{kind}: {section.help}")] if section.options else []
+        if dataclasses.is_dataclass(value) and not members:
             sections += describe(value, key)
-        else:
+        elif field.init:
+            value = value.kind if members else value
             default = value if isinstance(value, str) and value else _show(value)
-            own.options.append(Option(key, _describe(hints[field.name]), default, texts[field.name]))
+            own.options.append(Option(key, _describe(hint), default, texts[field.name]))
     return sections
 
 
@@ -343,6 +359,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if members := _members(hint):
+        return _choose(members, value, path)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return build_config(hint, value, path)
     if origin in (typing.Union, types.UnionType):
@@ -379,6 +397,28 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     raise ValueError(f"{path}: expected {_describe(hint)}, got {_show(value)}{_advice(hint, value)}")
 
 
+def _default(field: dataclasses.Field) -> Any:
+    """The default of a field that has one."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _members(hint: Any) -> dict[str, Any]:
+    """The members of a tagged union by kind; {} for any other type."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+    is_tagged = all(dataclasses.is_dataclass(member) and hasattr(member, "kind") for member in members)
+    return {member.kind: member for member in members} if is_tagged else {}
+
+
+def _choose(members: dict[str, Any], value: Any, path: str) -> Any:
+    """The member of a tagged union that ``value`` names: the kind alone, or a section with a key kind."""
+    options = {"kind": value} if isinstance(value, str) else value
+    kinds = Literal[tuple(members)]  # type: ignore[valid-type]
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{path}: expected {_describe(kinds)}, got {_show(value)}")
+    kind = _convert(kinds, options.get("kind"), path if isinstance(value, str) else f"{path}.kind")
+    return build_config(members[kind], {key: item for key, item in options.items() if key != "kind"}, path)
+
+
 def _advice(hint: Any, value: Any) -> str:
     """How to repair a value of the wrong type, where that is known."""
     if hint is str and isinstance(value, (int, float)):
@@ -394,6 +434,8 @@ def _advice(hint: Any, value: Any) -> str:
 def _describe(hint: Any) -> str:
     """A type in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if members := _members(hint):
+        return _describe(Literal[tuple(members)])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(option) for option in arguments)
     if origin is Literal:

@@ -25,8 +25,7 @@ tokenizer:
     attention_resolutions: [4]
     latent_dim: 8
     patch_size: 8
-  codebook_size: 16
-  embedding_dim: 8
+  quantizer: {kind: vq, codebook_size: 16, embedding_dim: 8}
   optimization: {start_after_epoch: 0, steps_per_epoch: 2, batch_size: 4}
 world:
   num_layers: 2

@@ -1,6 +1,7 @@
 """Configurations: what YAML may say, what the dataclasses take, and how every mistake is reported."""
 
 import math
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,6 +14,7 @@ from iris_wm.config import (
     apply_overrides,
     build_config,
     config_hash,
+    describe,
     dump_yaml,
     parse_value,
     parse_yaml,
@@ -291,7 +293,6 @@ def test_overrides_in_three_spellings():
         (["seed"], 'cannot understand "seed"'),
         (["-s", "1"], 'cannot understand "-s"'),
         (["--seed", "1", "--seed", "2"], "--seed: given twice"),
-        (["--seed.x", "1"], '--seed.x: "seed" is a value'),
         (["--world..x", "1"], "cannot understand the key"),
         (["--=1"], "cannot understand the key"),
         (["--seed=010"], "--seed: 010 has a leading zero"),
@@ -340,3 +341,91 @@ def test_hash_ignores_the_order_of_keys_and_sees_every_value():
     assert config_hash(config) == config_hash(dict(reversed(to_mapping(config).items())))
     assert config_hash(config) != config_hash(Config(seed=2))
     assert config_hash(config) != config_hash(Config(seed=1, world=WorldConfig(dropout=0.2)))
+
+
+# ---- tagged unions ----
+
+
+@dataclass(frozen=True)
+class Circle:
+    """Round."""
+
+    kind: Literal["circle"] = field(default="circle", init=False)
+    radius: float = 1.0
+    """Of the border."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """Not round."""
+
+    kind: Literal["square"] = field(default="square", init=False)
+    side: int = 2
+    """Of each side."""
+    color: str = "red"
+    """Of the area."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture."""
+
+    shape: Circle | Square = Circle()
+    """What is drawn."""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", Circle()),
+        ("shape: square", Square()),
+        ("shape: {kind: square, side: 3}", Square(side=3)),
+        ("shape: {kind: circle, radius: 2}", Circle(radius=2.0)),
+        ("shape: {radius: 2}", Circle(radius=2.0)),
+    ],
+)
+def test_a_kind_brings_its_own_options(text, expected):
+    drawing = build_config(Drawing, parse_yaml(text))
+    assert drawing.shape == expected
+    assert build_config(Drawing, parse_yaml(dump_yaml(drawing))) == drawing
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("shape: sqare", 'shape: expected one of "circle", "square", got "sqare"; did you mean "square"?'),
+        ("shape: {kind: oval}", 'shape.kind: expected one of "circle", "square", got "oval"'),
+        ("shape: {side: 3}", 'unknown key "shape.side"; expected one of radius'),
+        ("shape: {kind: square, sid: 3}", 'unknown key "shape.sid"; did you mean "side"?'),
+        ("shape: {kind: circle, side: 3}", 'unknown key "shape.side"; expected one of radius'),
+        ("shape: 3", 'shape: expected one of "circle", "square", got 3'),
+        ("shape: {kind: square, side: x}", 'shape.side: expected a whole number, got "x"'),
+    ],
+)
+def test_what_no_kind_has_is_refused(text, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        build_config(Drawing, parse_yaml(text))
+
+
+@pytest.mark.parametrize(
+    ("under", "arguments", "expected"),
+    [
+        ("shape: square", ["--shape.side", "5"], Square(side=5)),
+        ("shape: {kind: square, side: 5}", ["--shape.color", "blue"], Square(5, "blue")),
+        ("shape: {kind: square, side: 5}", ["--shape", "square"], Square(5)),
+        ("shape: {kind: square, side: 5}", ["--shape", "circle"], Circle()),
+        ("shape: {kind: square, side: 5}", ["--shape.kind", "circle", "--shape.radius", "3"], Circle(3.0)),
+        ("shape: square", ["--shape.radius=3", "--shape.kind=circle"], Circle(3.0)),
+        ("shape: square", ["--shape.radius=3", "--shape=circle"], Circle(3.0)),
+        ("{}", ["--shape=square", "--shape.side=3"], Square(3)),
+    ],
+)
+def test_another_kind_leaves_the_options_of_the_one_before(under, arguments, expected):
+    assert build_config(Drawing, apply_overrides(parse_yaml(under), arguments)).shape == expected
+
+
+def test_a_union_is_told_kind_by_kind():
+    drawing, circle, square = describe(Drawing())
+    assert drawing.options == [("shape", 'one of "circle", "square"', "circle", "What is drawn.")]
+    assert (circle.key, circle.help) == ("shape", "circle: Round.")
+    assert [option.key for option in square.options] == ["shape.side", "shape.color"]

@@ -33,7 +33,7 @@ from iris_wm.world.network import WorldNetwork
 
 LOCAL, QUERIES, START = (
     "tokenizer.autoencoder.has_local_encoder",
-    "world.queries",
+    "world.prediction.queries",
     "world.initialization",
 )
 VARIANTS = {

@@ -42,7 +42,7 @@ class EagerReference:
 
     def __init__(self, agent: Agent) -> None:
         is_local = agent.config.tokenizer.autoencoder.has_local_encoder
-        if is_local or agent.config.world.is_parallel or agent.config.policy.inputs != "frames":
+        if is_local or agent.config.world.is_parallel or not agent.config.policy.sees_frames:
             raise ValueError(
                 "agent: the reference is autoregressive, has no local encoder, and its policy sees frames"
             )

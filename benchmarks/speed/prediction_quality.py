@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from iris_wm.runs.operating_system import keep_freed_memory
 
 from iris_wm.agent import Agent
 from iris_wm.collection import play_episode
@@ -22,8 +21,12 @@ from iris_wm.evaluation.dream_quality import evaluate_dream
 from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
+from iris_wm.runs.operating_system import keep_freed_memory
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.world.loss import world_loss
+from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction
+
+PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
 
 HORIZON = 10
 
@@ -115,9 +118,10 @@ def main() -> None:
     num_actions = len(make_env(config.env).action_names)
     tokenizer: dict[str, torch.Tensor] = {}
     results = {}
-    for name in ("autoregressive", "parallel"):
+    for name, prediction in PREDICTIONS.items():
         torch.manual_seed(0)
-        model = replace(config.world, prediction=name, attention="causal")
+        is_own = prediction.kind == config.world.prediction.kind
+        model = config.world if is_own else replace(config.world, prediction=prediction)
         variant = replace(config, world=model)
         agent = Agent(variant.agent_config(num_actions))
         if tokenizer:

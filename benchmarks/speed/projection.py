@@ -34,7 +34,7 @@ def frames_a_segment(config: RunConfig, num_frames: int = 50_000) -> dict[str, f
     def touched(num_draws: int) -> float:
         return num_frames * -torch.expm1(torch.tensor(-num_draws / num_frames, dtype=torch.float64)).item()
 
-    decoded = touched(segments["policy"] * seen) if config.policy.inputs == "frames" else 0.0
+    decoded = touched(segments["policy"] * seen) if config.policy.sees_frames else 0.0
     return {
         "encode": touched(draws) / max(1, sum(segments.values())),
         "decode": decoded / max(1, segments["policy"]),

@@ -20,6 +20,9 @@ from works import Work, without_gradients
 
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.runs.config import RunConfig
+from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction
+
+PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
 
 # Our sides: (dtype, prediction).
 OURS = {
@@ -85,20 +88,21 @@ class Bench:
         self.device = clock.device
         self.rows: list[Row] = []
         self.agents = {name: self._agent(name) for name in ("autoregressive", "parallel")}
-        self.agent = self.agents[config.world.prediction]
+        self.agent = self.agents[config.world.prediction.kind]
         is_comparable = (
-            config.policy.inputs == "frames"
+            config.policy.sees_frames
             and not config.world.is_parallel
             and not config.tokenizer.autoencoder.has_local_encoder
         )
         self.reference = EagerReference(self.agents["autoregressive"]) if is_comparable else None
-        own = {name: side for name, side in OURS.items() if side[1] == config.world.prediction}
+        own = {name: side for name, side in OURS.items() if side[1] == config.world.prediction.kind}
         self.sides = OURS if is_comparable else own
 
-    def _agent(self, prediction: Any) -> Agent:
+    def _agent(self, kind: str) -> Agent:
         torch.manual_seed(0)
-        attention = self.config.world.attention if prediction == "parallel" else "causal"
-        world = replace(self.config.world, prediction=prediction, attention=attention)
+        world = self.config.world
+        if world.prediction.kind != kind:
+            world = replace(world, prediction=PREDICTIONS[kind])
         config = AgentConfig(NUM_ACTIONS, self.config.tokenizer, world, self.config.policy)
         return Agent(config).to(self.device).eval()
 
@@ -254,7 +258,7 @@ class Bench:
 
     @property
     def _sees_frames(self) -> bool:
-        return self.agent.config.policy.inputs == "frames"
+        return self.agent.config.policy.sees_frames
 
     def world(self) -> None:
         """One update with its tokens: encoded here by the reference, once an epoch by us."""

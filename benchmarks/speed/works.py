@@ -126,7 +126,7 @@ def policy_update(
     policy = agent.policy
     optimizer = build_optimizer(policy, _standing_still(config.policy.optimization))
     imagined = _new_imagination(agent, horizon, len(tokens), dtype)
-    first = seen[:, -1] if policy.config.inputs == "frames" else None
+    first = seen[:, -1] if policy.config.sees_frames else None
 
     def loss() -> Tensor:
         with torch.no_grad():

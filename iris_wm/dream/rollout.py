@@ -190,6 +190,6 @@ class Imagination:
 
 def policy_inputs(tokenizer: Tokenizer, policy: ActorCritic, obs_tokens: Tensor) -> Tensor:
     """What the policy sees of tokens (..., K): frames (..., 3, R, R) in [0, 1], or codes (..., K, E)."""
-    if policy.config.inputs == "frames":
+    if policy.config.sees_frames:
         return tokenizer.decode(obs_tokens)
     return tokenizer.quantizer.lookup(obs_tokens).detach()

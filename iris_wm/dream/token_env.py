@@ -167,7 +167,7 @@ class TokenEnv:
         if past:
             tokens, actions = (torch.stack(column, dim=1) for column in zip(*past, strict=True))
             steps = self.layout.interleave(world.token_embedding(tokens), world.action_embedding(actions))
-            is_block_causal = world.config.attention == "block_causal"
+            is_block_causal = world.config.is_block_causal
             for rows in steps.split(self.layout.tokens_per_step, dim=1) if is_block_causal else (steps,):
                 self._feed(rows)
         if not self.is_parallel and self.layout.tokens_per_frame > 1:
@@ -189,7 +189,7 @@ class TokenEnv:
             num_heads=self.world.config.num_heads,
             num_context=num_rows,
             num_wanted=num_wanted,
-            is_block_causal=self.world.config.attention == "block_causal",
+            is_block_causal=self.world.config.is_block_causal,
         )
         self._num_cached += num_rows
         return hidden

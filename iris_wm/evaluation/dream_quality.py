@@ -201,7 +201,7 @@ def evaluate_dream(
     return DreamQuality(
         name=name,
         game=game,
-        prediction=agent.world.config.prediction,
+        prediction=agent.world.config.prediction.kind,
         horizon=horizon,
         seed=seed,
         temperature=sampling.temperature,

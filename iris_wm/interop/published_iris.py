@@ -13,6 +13,7 @@ from torch import Tensor
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.network import WorldConfig
 
@@ -107,11 +108,12 @@ def published_state(agent: Agent) -> dict[str, Tensor]:
         ValueError: for an agent that published IRIS cannot express.
     """
     config = agent.config
-    if config.world.is_parallel or config.policy.inputs != "frames":
+    if config.world.is_parallel or not config.policy.sees_frames:
         raise ValueError(
             "export: published IRIS predicts autoregressively and acts on frames; this agent does not"
         )
-    if config.tokenizer.quantizer != "vq" or config.tokenizer.autoencoder.patch_size != 1:
+    is_vq = isinstance(config.tokenizer.quantizer, VectorQuantizerConfig)
+    if not is_vq or config.tokenizer.autoencoder.patch_size != 1:
         raise ValueError("export: published IRIS has a vq codebook and no patches; this agent is different")
     num_stages = len(config.tokenizer.autoencoder.channel_multipliers)
     state: dict[str, Tensor] = {}
@@ -173,7 +175,7 @@ def config_from_published(state: dict[str, Tensor], *, num_heads: int = 4) -> Ag
         latent_dim=shape("tokenizer.encoder.conv_out.weight")[0],
     )
     codebook_size, embedding_dim = shape("tokenizer.embedding.weight")
-    tokenizer = TokenizerConfig(autoencoder, codebook_size=codebook_size, embedding_dim=embedding_dim)
+    tokenizer = TokenizerConfig(autoencoder, VectorQuantizerConfig(codebook_size, embedding_dim))
     max_tokens, embed_dim = shape("world_model.pos_emb.weight")
     world = WorldConfig(
         num_layers=_count(state, r"^world_model\.transformer\.blocks\.(\d+)\."),

@@ -175,7 +175,7 @@ class AgentDream:
     def _picture(self, obs_tokens: Tensor) -> Tensor:
         """The frame (C, H, W) uint8 of tokens (1, K); kept as the policy's next input where it sees frames."""
         decoded = self.agent.tokenizer.decode(obs_tokens)
-        self._inputs = decoded if self.agent.policy.config.inputs == "frames" else None
+        self._inputs = decoded if self.agent.policy.config.sees_frames else None
         return decoded[0].mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
 
     def _pairs(self, moments: list[_Moment]) -> list[tuple[Tensor, Tensor]]:

@@ -1,7 +1,7 @@
 """The policy and the value: a small CNN on frames, or an embedding of tokens, then an LSTM (IRIS, appendix A.3)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -10,20 +10,42 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
+class FrameInputs:
+    """The tokenizer's reconstructions (the paper's)."""
+
+    kind: Literal["frames"] = field(default="frames", init=False)
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """The codes' vectors: no decoding while imagining."""
+
+    kind: Literal["tokens"] = field(default="tokens", init=False)
+    features: int = 64
+    """Channels each token is mapped to."""
+
+    def __post_init__(self) -> None:
+        if self.features <= 0:
+            raise ValueError(f"features: got {self.features}, expected a positive integer")
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
     """The network that acts."""
 
-    inputs: Literal["frames", "tokens"] = "frames"
-    """frames: the tokenizer's reconstructions (the paper's). tokens: codes' vectors, no decoding while imagining."""
+    inputs: FrameInputs | TokenInputs = FrameInputs()
+    """What it sees of a frame. frames: the tokenizer's reconstruction (the paper's). tokens: the codes' vectors."""
     hidden_size: int = 512
     """Of the LSTM."""
-    token_features: int = 64
-    """Channels each token is mapped to when inputs is tokens."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "token_features"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+        if self.hidden_size <= 0:
+            raise ValueError(f"hidden_size: got {self.hidden_size}, expected a positive integer")
+
+    @property
+    def sees_frames(self) -> bool:
+        """Whether it looks at frames, not at tokens."""
+        return isinstance(self.inputs, FrameInputs)
 
 
 class PolicyState(NamedTuple):
@@ -105,9 +127,9 @@ class ActorCritic(nn.Module):
         self.config = config
         self.num_actions = num_actions
         self.features: FrameFeatures | TokenFeatures = (
-            FrameFeatures(resolution)
-            if config.inputs == "frames"
-            else TokenFeatures(tokens_per_frame, embedding_dim, config.token_features)
+            TokenFeatures(tokens_per_frame, embedding_dim, config.inputs.features)
+            if isinstance(config.inputs, TokenInputs)
+            else FrameFeatures(resolution)
         )
         self.lstm = nn.LSTMCell(self.features.num_features, config.hidden_size)
         self.critic = nn.Linear(config.hidden_size, 1)

@@ -3,10 +3,40 @@
 Nearest-code search is always float32: in bfloat16 nearly every token comes out wrong.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class VectorQuantizerConfig:
+    """A learned codebook (the paper's)."""
+
+    kind: Literal["vq"] = field(default="vq", init=False)
+    codebook_size: int = 512
+    """Codes, V."""
+    embedding_dim: int = 512
+    """Size of a code, E."""
+
+    def __post_init__(self) -> None:
+        for name in ("codebook_size", "embedding_dim"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+
+
+@dataclass(frozen=True)
+class FiniteScalarQuantizerConfig:
+    """Finite scalar quantization: no codebook to collapse; as many codes as the product of its levels."""
+
+    kind: Literal["fsq"] = field(default="fsq", init=False)
+    levels: tuple[int, ...] = (8, 8, 8)
+    """Levels of each latent dimension."""
+
+    def __post_init__(self) -> None:
+        if not self.levels or min(self.levels) < 3:
+            raise ValueError(f"levels: got {self.levels}, expected whole numbers from 3, at least one")
 
 
 class Quantized(NamedTuple):

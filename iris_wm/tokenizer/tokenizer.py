@@ -1,13 +1,18 @@
 """The tokenizer: frames -> K tokens of a codebook -> frames."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
-from iris_wm.tokenizer.quantizer import FiniteScalarQuantizer, VectorQuantizer
+from iris_wm.tokenizer.quantizer import (
+    FiniteScalarQuantizer,
+    FiniteScalarQuantizerConfig,
+    VectorQuantizer,
+    VectorQuantizerConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -15,31 +20,13 @@ class TokenizerConfig:
     """The discrete autoencoder."""
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    quantizer: Literal["vq", "fsq"] = "vq"
+    quantizer: VectorQuantizerConfig | FiniteScalarQuantizerConfig = field(
+        default_factory=VectorQuantizerConfig
+    )
     """vq: a learned codebook (the paper's). fsq: finite scalar quantization, no codebook to collapse."""
-    codebook_size: int = 512
-    """Codes of the vq codebook; with fsq it must be the product of fsq_levels."""
-    embedding_dim: int = 512
-    """Size of a vq code."""
-    fsq_levels: tuple[int, ...] = (8, 8, 8)
-    """Levels of each latent dimension for fsq."""
     has_background: bool = False
     """A learned still picture is taken off the encoder's input and put under the decoder's output, so that the
     tokens speak of what moves; it starts as the mean of the first frames. Not the paper's."""
-
-    def __post_init__(self) -> None:
-        for name in ("codebook_size", "embedding_dim"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
-        if self.quantizer == "fsq":
-            size = 1
-            for levels in self.fsq_levels:
-                size *= levels
-            if size != self.codebook_size or min(self.fsq_levels) < 3:
-                raise ValueError(
-                    f"codebook_size: got {self.codebook_size}, expected {size}, "
-                    f"the product of fsq_levels {self.fsq_levels} (each at least 3)"
-                )
 
     @property
     def tokens_per_frame(self) -> int:
@@ -67,10 +54,11 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.tokens_per_frame = config.tokens_per_frame
+        quantizer = config.quantizer
         self.quantizer = (
-            VectorQuantizer(config.codebook_size, config.embedding_dim)
-            if config.quantizer == "vq"
-            else FiniteScalarQuantizer(config.fsq_levels)
+            VectorQuantizer(quantizer.codebook_size, quantizer.embedding_dim)
+            if isinstance(quantizer, VectorQuantizerConfig)
+            else FiniteScalarQuantizer(quantizer.levels)
         )
         embedding_dim, latent_dim = self.quantizer.embedding_dim, config.autoencoder.latent_dim
         self.encoder = Encoder(config.autoencoder)

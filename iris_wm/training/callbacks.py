@@ -125,7 +125,7 @@ class EpochWork(pl.Callback):
         assert module.token_cache is not None
         decode = self.data.sampler.frames_needed(epoch, "policy")
         encode = decode | self.data.sampler.frames_needed(epoch, "world")
-        if self.config.policy.inputs == "tokens" or not self.config.imagination.burn_in:
+        if not self.config.policy.sees_frames or not self.config.imagination.burn_in:
             decode = torch.zeros_like(decode)
 
         def on_progress(done: int, total: int) -> None:

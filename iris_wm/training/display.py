@@ -150,7 +150,7 @@ def projected_memory(config: RunConfig, progress: RunProgress) -> float:
     pixels = 3 * config.env.resolution**2
     missing = max(0, config.total_env_steps - progress.env_steps)
     per_step = 0
-    if config.policy.inputs == "frames" and config.imagination.burn_in:
+    if config.policy.sees_frames and config.imagination.burn_in:
         per_step += 4 * pixels
     if torch.cuda.is_available() and config.trainer.accelerator != "cpu":
         return torch.cuda.max_memory_allocated() + missing * per_step

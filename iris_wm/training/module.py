@@ -128,7 +128,7 @@ class IrisModule(pl.LightningModule):
         first_inputs = None
         if config.burn_in:
             with torch.no_grad():
-                if policy.config.inputs == "frames":
+                if policy.config.sees_frames:
                     reconstructions = self.token_cache.reconstructions(indices)
                     inputs, first_inputs = reconstructions[:, :-1], reconstructions[:, -1]
                 else:

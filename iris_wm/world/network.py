@@ -1,6 +1,6 @@
 """The world model: from past frames' tokens and actions to the next tokens, the reward and the termination."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -8,6 +8,25 @@ from torch import Tensor, nn
 
 from iris_wm.world.token_layout import TokenLayout
 from iris_wm.world.transformer import AttentionPattern, Transformer
+
+
+@dataclass(frozen=True)
+class AutoregressivePrediction:
+    """A frame's K tokens one after the other, each seeing those before it (the paper's)."""
+
+    kind: Literal["autoregressive"] = field(default="autoregressive", init=False)
+
+
+@dataclass(frozen=True)
+class ParallelPrediction:
+    """A frame's K tokens all at once, from K queries."""
+
+    kind: Literal["parallel"] = field(default="parallel", init=False)
+    queries: Literal["learned", "current_step"] = "learned"
+    """current_step: each query also carries the token that is at its place now, and the action; otherwise attention
+    has to learn where to find the two."""
+    attention: Literal["causal", "block_causal"] = "causal"
+    """block_causal lets the tokens of a step see each other in both directions."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +43,8 @@ class WorldConfig:
     """Steps in the transformer's context."""
     dropout: float = 0.1
     """On embeddings, attention and residual branches."""
-    attention: Literal["causal", "block_causal"] = "causal"
-    """block_causal lets the tokens of a step see each other in both directions; for parallel prediction only."""
-    prediction: Literal["autoregressive", "parallel"] = "autoregressive"
-    """autoregressive: a frame's K tokens one after the other. parallel: all at once, from K learned queries."""
-    queries: Literal["learned", "current_step"] = "learned"
-    """Of parallel prediction, without effect in autoregressive. current_step: each query also carries the token that
-    is at its place now, and the action; otherwise attention has to learn where to find the two."""
+    prediction: AutoregressivePrediction | ParallelPrediction = AutoregressivePrediction()
+    """How the next frame's K tokens come: one after the other, or all at once."""
     initialization: Literal["gpt2", "width"] = "gpt2"
     """gpt2: weights N(0, 0.02), the paper's. width: linear layers N(0, 1 / sqrt(inputs)), embeddings N(0, 0.2), from
     which a model of a small width learns in a fraction of the steps."""
@@ -45,18 +59,18 @@ class WorldConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
-        if self.attention == "block_causal" and self.prediction == "autoregressive":
-            raise ValueError(
-                "attention: block_causal needs world.prediction: parallel; an autoregressive model "
-                "would be trained to predict tokens it can see. Use causal"
-            )
         if self.context_steps < 2:
             raise ValueError(f"context_steps: got {self.context_steps}, expected at least 2")
 
     @property
     def is_parallel(self) -> bool:
         """Whether a frame is predicted in one pass."""
-        return self.prediction == "parallel"
+        return isinstance(self.prediction, ParallelPrediction)
+
+    @property
+    def is_block_causal(self) -> bool:
+        """Whether the tokens of a step see each other in both directions."""
+        return isinstance(self.prediction, ParallelPrediction) and self.prediction.attention == "block_causal"
 
     @property
     def segment_steps(self) -> int:
@@ -109,10 +123,8 @@ class WorldNetwork(nn.Module):
     @property
     def pattern(self) -> AttentionPattern:
         """Who sees whom in training."""
-        is_block_causal = self.config.attention == "block_causal"
-        if self.config.is_parallel:
-            return AttentionPattern("parallel", self.layout.tokens_per_step, is_block_causal)
-        return AttentionPattern(self.config.attention, self.layout.tokens_per_step, is_block_causal)
+        mode: Literal["parallel", "causal"] = "parallel" if self.config.is_parallel else "causal"
+        return AttentionPattern(mode, self.layout.tokens_per_step, self.config.is_block_causal)
 
     def embed_steps(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
         """obs_tokens (B, T, K), actions (B, T) -> embedded sequence (B, T (K + 1), C)."""
@@ -132,8 +144,10 @@ class WorldNetwork(nn.Module):
         return self.add_current_step(steps + self.query_embedding.weight, obs_tokens, actions).flatten(1, 2)
 
     def add_current_step(self, queries: Tensor, obs_tokens: Tensor, actions: Tensor) -> Tensor:
-        """Queries (..., K, C), with what config.queries adds for obs_tokens (B, ..., K), actions (B, ...)."""
-        if self.config.queries == "learned":
+        """Queries (..., K, C), with what the config's queries add for obs_tokens (B, ..., K), actions (B, ...)."""
+        prediction = self.config.prediction
+        assert isinstance(prediction, ParallelPrediction)
+        if prediction.queries == "learned":
             return queries.expand(*obs_tokens.shape, -1)
         return queries + self.token_embedding(obs_tokens) + self.action_embedding(actions).unsqueeze(-2)
 

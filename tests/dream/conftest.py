@@ -11,10 +11,13 @@ from iris_wm.checkpoint.folder import resume, save_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.config import to_mapping
 from iris_wm.data.replay import Replay
-from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.network import WorldConfig
+from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig
+
+PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
 
 NUM_ACTIONS = 3
 CONFIG = "world:\n  optimization: {start_after_epoch: 2}\nenv: {id: iris_wm/Catch-v0}\n"
@@ -30,9 +33,9 @@ def make_agent(prediction: str = "autoregressive") -> Agent:
     agent = Agent(
         AgentConfig(
             NUM_ACTIONS,
-            TokenizerConfig(autoencoder, codebook_size=32, embedding_dim=16),
-            WorldConfig(2, 2, 32, context_steps=6, prediction=prediction),
-            PolicyConfig("tokens", hidden_size=16, token_features=8),
+            TokenizerConfig(autoencoder, VectorQuantizerConfig(32, 16)),
+            WorldConfig(2, 2, 32, context_steps=6, prediction=PREDICTIONS[prediction]),
+            PolicyConfig(TokenInputs(8), hidden_size=16),
         )
     ).eval()
     with torch.no_grad():

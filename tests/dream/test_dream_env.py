@@ -16,6 +16,7 @@ from iris_wm.agent import Agent
 from iris_wm.dream.dream_batch import DreamBatch, DreamStarts
 from iris_wm.dream.env import DreamEnv, DreamVectorEnv
 from iris_wm.dream.token_env import SamplingConfig
+from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig
 from iris_wm.tokenizer.tokenizer import to_uint8
 
 NEVER_ENDS = 1e9
@@ -310,7 +311,7 @@ def test_runs_that_cannot_dream(tmp_path: Path, make_run):
 
 def test_an_agent_with_fsq_tokens_is_loaded_and_dreams(tmp_path: Path, frames, one_agent):
     config = one_agent.config
-    tokenizer = dataclasses.replace(config.tokenizer, quantizer="fsq", fsq_levels=(4, 8))
+    tokenizer = dataclasses.replace(config.tokenizer, quantizer=FiniteScalarQuantizerConfig((4, 8)))
     agent = Agent(dataclasses.replace(config, tokenizer=tokenizer))
     loaded = Agent.load(agent.save(tmp_path / "agent"))
     assert same(play(DreamEnv(agent.eval(), frames), 0, 5), play(DreamEnv(loaded, frames), 0, 5))

@@ -7,14 +7,14 @@ import torch
 from iris_wm.dream import token_env
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv, max_past
 from iris_wm.world.loss import world_loss
-from iris_wm.world.network import WorldConfig, WorldNetwork
+from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig, WorldNetwork
 
 K, V, A, CONTEXT, B = 4, 13, 3, 5, 3
 MODES = {
-    "autoregressive": {"prediction": "autoregressive"},
-    "parallel": {"prediction": "parallel"},
-    "block_causal": {"prediction": "parallel", "attention": "block_causal"},
-    "current_step": {"prediction": "parallel", "queries": "current_step"},
+    "autoregressive": {"prediction": AutoregressivePrediction()},
+    "parallel": {"prediction": ParallelPrediction()},
+    "block_causal": {"prediction": ParallelPrediction(attention="block_causal")},
+    "current_step": {"prediction": ParallelPrediction("current_step")},
 }
 
 

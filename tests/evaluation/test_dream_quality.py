@@ -24,11 +24,14 @@ from iris_wm.evaluation.dream_metrics import (
     horizon_curve,
 )
 from iris_wm.evaluation.dream_quality import DreamQuality, collect_held_out, evaluate_dream
-from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
 from iris_wm.reports.dream import write_dream_report
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.network import WorldConfig
+from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig
+
+PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
 
 GREEDY = SamplingConfig(temperature=0, context_overflow="slide")
 
@@ -58,9 +61,9 @@ def make_agent(prediction="autoregressive", resolution=16):
     autoencoder = AutoencoderConfig(resolution, 32, (1, 1), 1, (), 16, patch_size=resolution // 4)
     config = AgentConfig(
         3,
-        TokenizerConfig(autoencoder, codebook_size=32, embedding_dim=16),
-        WorldConfig(1, 2, 32, context_steps=6, prediction=prediction),
-        PolicyConfig("tokens", hidden_size=16, token_features=8),
+        TokenizerConfig(autoencoder, VectorQuantizerConfig(32, 16)),
+        WorldConfig(1, 2, 32, context_steps=6, prediction=PREDICTIONS[prediction]),
+        PolicyConfig(TokenInputs(8), hidden_size=16),
     )
     agent = Agent(config).eval()
     with torch.no_grad():

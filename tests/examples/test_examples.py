@@ -13,8 +13,9 @@ from iris_wm.collection import play_episode
 from iris_wm.config import to_mapping
 from iris_wm.data.replay import Replay
 from iris_wm.envs import EnvConfig, make_env
-from iris_wm.policy.actor_critic import PolicyConfig
+from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.network import WorldConfig
 
@@ -30,9 +31,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     agent = Agent(
         AgentConfig(
             3,
-            TokenizerConfig(autoencoder, codebook_size=32, embedding_dim=16),
+            TokenizerConfig(autoencoder, VectorQuantizerConfig(32, 16)),
             WorldConfig(1, 2, 32, context_steps=6),
-            PolicyConfig("tokens", hidden_size=16, token_features=8),
+            PolicyConfig(TokenInputs(8), hidden_size=16),
         )
     ).eval()
     replay = Replay(500)

@@ -11,10 +11,17 @@ from iris_wm.play import agent_dream
 from iris_wm.play.agent_dream import AgentDream
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig, to_uint8
-from iris_wm.world.network import WorldConfig
+from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig
 
 CATCH = EnvConfig(id="iris_wm/Catch-v0")
+
+
+PREDICTIONS = {
+    "autoregressive": AutoregressivePrediction(),
+    "parallel": ParallelPrediction(attention="block_causal"),
+}
 
 
 def tiny_agent(prediction: str = "autoregressive", num_actions: int = 3) -> Agent:
@@ -24,10 +31,10 @@ def tiny_agent(prediction: str = "autoregressive", num_actions: int = 3) -> Agen
         attention_resolutions=(),
     )  # fmt: skip
     world = WorldConfig(
-        num_layers=2, num_heads=2, embed_dim=32, context_steps=6, prediction=prediction,
-        attention="block_causal" if prediction == "parallel" else "causal",
+        num_layers=2, num_heads=2, embed_dim=32, context_steps=6,
+        prediction=PREDICTIONS[prediction],
     )  # fmt: skip
-    tokenizer = TokenizerConfig(autoencoder, codebook_size=32, embedding_dim=8)
+    tokenizer = TokenizerConfig(autoencoder, VectorQuantizerConfig(32, 8))
     agent = Agent(AgentConfig(num_actions, tokenizer, world, PolicyConfig(hidden_size=16))).eval()
     with torch.no_grad():
         # Random weights end a dream at once and hardly look at what they are given.

@@ -20,10 +20,9 @@ REFUSED = [
     ("env.resize", "cubic", 'expected one of "bilinear_then_max", "area", got "cubic"'),
     ("env.terminal_on_life_loss", "no", 'expected true or false, got "no"'),
     ("env.max_emulator_frames", "0", "expected a whole number from 1"),
-    ("tokenizer.codebook_size", "0", "got 0, expected a positive integer"),
-    ("tokenizer.embedding_dim", "-4", "got -4, expected a positive integer"),
+    ("tokenizer.quantizer.codebook_size", "0", "got 0, expected a positive integer"),
+    ("tokenizer.quantizer.embedding_dim", "-4", "got -4, expected a positive integer"),
     ("tokenizer.quantizer", "vqvae", 'expected one of "vq", "fsq", got "vqvae"'),
-    ("tokenizer.fsq_levels", "8", "expected a list"),
     ("tokenizer.autoencoder.channels", "0", "got 0, expected a positive integer"),
     ("tokenizer.autoencoder.channels", "wide", 'expected a whole number, got "wide"'),
     ("tokenizer.autoencoder.patch_size", "0", None),
@@ -34,7 +33,7 @@ REFUSED = [
     ("world.context_steps", "1", "got 1, expected at least 2"),
     ("world.dropout", "1", "got 1.0, expected 0 <= dropout < 1"),
     ("world.dropout", ".nan", "got nan, expected 0 <= dropout < 1"),
-    ("world.attention", "block_causal", "block_causal needs world.prediction: parallel"),
+    ("world.prediction", "block", 'expected one of "autoregressive", "parallel", got "block"'),
     ("policy.hidden_size", "0", "got 0, expected a positive integer"),
     ("policy.inputs", "pixels", 'expected one of "frames", "tokens", got "pixels"'),
     ("tokenizer.loss.l1", "-1", "got -1.0, expected a number >= 0"),
@@ -95,6 +94,11 @@ def test_out_of_range(key, value, expected):
         assert message.startswith(key.rpartition(".")[0])
     else:
         assert message.startswith(f"{key}: {expected}"), message
+
+
+def test_the_levels_of_a_quantizer_are_a_list():
+    message = refused("tokenizer.quantizer=fsq", "tokenizer.quantizer.levels=8")
+    assert message.startswith("tokenizer.quantizer.levels: expected a list")
 
 
 def test_several_environments_need_a_multiple_of_steps():

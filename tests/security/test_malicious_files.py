@@ -110,7 +110,9 @@ def test_weights_that_lie(tmp_path, agent_config, data):
 
 CONFIGS: dict[str, Callable[[dict], object]] = {
     "10^10 wide": lambda c: c | {"world": c["world"] | {"embed_dim": 10**10}},
-    "10^10 codes": lambda c: c | {"tokenizer": c["tokenizer"] | {"codebook_size": 10**10}},
+    "10^10 codes": lambda c: (
+        c | {"tokenizer": c["tokenizer"] | {"quantizer": {"kind": "vq", "codebook_size": 10**10}}}
+    ),
     "10^10 layers": lambda c: c | {"world": c["world"] | {"num_layers": 10**10}},
     "10^10 actions": lambda c: c | {"num_actions": 10**10},
     "10^10 context": lambda c: c | {"world": c["world"] | {"context_steps": 10**10}},

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig
 from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 
 
@@ -19,7 +20,7 @@ def make_tokenizer(has_local_encoder: bool, patch_size: int) -> Tokenizer:
         patch_size=patch_size,
         has_local_encoder=has_local_encoder,
     )
-    return Tokenizer(TokenizerConfig(autoencoder, quantizer="fsq")).eval()
+    return Tokenizer(TokenizerConfig(autoencoder, FiniteScalarQuantizerConfig())).eval()
 
 
 @pytest.mark.parametrize("patch_size", [2, 4])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
+from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig, VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig, to_uint8
 
 SMALL = AutoencoderConfig(
@@ -12,11 +13,13 @@ SMALL = AutoencoderConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["vq", "fsq"])
+VQ, FSQ = VectorQuantizerConfig(16, 8), FiniteScalarQuantizerConfig((4, 4))
+
+
+@pytest.fixture(scope="module", params=[VQ, FSQ], ids=["vq", "fsq"])
 def tokenizer(request) -> Tokenizer:
     torch.manual_seed(0)
-    sizes = {"codebook_size": 16, "embedding_dim": 8, "fsq_levels": (4, 4)}
-    return Tokenizer(TokenizerConfig(SMALL, quantizer=request.param, **sizes))
+    return Tokenizer(TokenizerConfig(SMALL, request.param))
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +93,8 @@ def test_gradient_reaches_the_encoder(tokenizer, frames):
 def test_background(frames):
     """It is taken off before encoding and put under what is decoded; without it nothing has changed."""
     torch.manual_seed(0)
-    sizes = {"codebook_size": 16, "embedding_dim": 8}
-    tokenizer = Tokenizer(TokenizerConfig(SMALL, has_background=True, **sizes))
-    plain = Tokenizer(TokenizerConfig(SMALL, **sizes))
+    tokenizer = Tokenizer(TokenizerConfig(SMALL, VQ, has_background=True))
+    plain = Tokenizer(TokenizerConfig(SMALL, VQ))
     plain.load_state_dict(
         {name: value for name, value in tokenizer.state_dict().items() if name != "background"}
     )
@@ -114,18 +116,14 @@ def test_background(frames):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("build", "message"),
     [
-        ({"codebook_size": 0}, "codebook_size: got 0, expected a positive integer"),
-        ({"embedding_dim": -2}, "embedding_dim: got -2, expected a positive integer"),
-        (
-            {"quantizer": "fsq", "codebook_size": 512, "fsq_levels": (8, 8)},
-            "codebook_size: got 512, expected 64",
-        ),
-        ({"quantizer": "fsq", "codebook_size": 8, "fsq_levels": (8, 1)}, "each at least 3"),
-        ({"quantizer": "fsq", "fsq_levels": ()}, "fsq_levels"),
+        (lambda: VectorQuantizerConfig(0), "codebook_size: got 0, expected a positive integer"),
+        (lambda: VectorQuantizerConfig(4, -2), "embedding_dim: got -2, expected a positive integer"),
+        (lambda: FiniteScalarQuantizerConfig((8, 1)), r"levels: got \(8, 1\), expected whole numbers from 3"),
+        (lambda: FiniteScalarQuantizerConfig(()), r"levels: got \(\), .*at least one"),
     ],
 )
-def test_impossible_sizes_are_refused(values, message):
+def test_impossible_sizes_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
-        TokenizerConfig(SMALL, **values)
+        build()

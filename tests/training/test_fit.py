@@ -340,9 +340,9 @@ def test_time_is_up(tiny_run, tmp_path):
     "overrides",
     [
         ("policy.inputs=tokens", "world.prediction=parallel", "collection.num_envs=2"),
-        ("tokenizer.quantizer=fsq", "tokenizer.fsq_levels=[4, 4]", "imagination.context=burn_in",
+        ("tokenizer.quantizer=fsq", "tokenizer.quantizer.levels=[4, 4]", "imagination.context=burn_in",
          "imagination.burn_in=1"),
-        ("world.prediction=parallel", "world.attention=block_causal", "collection.max_action_hold=4",
+        ("world.prediction=parallel", "world.prediction.attention=block_causal", "collection.max_action_hold=4",
          "collection.epsilon_before_policy=0.5", "env.id=Breakout"),
         ("trainer.precision=bf16", "imagination.burn_in=0", "tokenizer.has_background=true",
          "imagination.rewards=expected", "policy.optimization.final_learning_rate=1e-6"),

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from iris_wm.world.network import WorldConfig, WorldNetwork
+from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig, WorldNetwork
 
 K, V, A, T = 4, 11, 3, 5
 MODES = [
-    pytest.param({"prediction": "autoregressive"}, id="autoregressive"),
-    pytest.param({"prediction": "parallel"}, id="parallel"),
-    pytest.param({"prediction": "parallel", "attention": "block_causal"}, id="block_causal"),
-    pytest.param({"prediction": "parallel", "queries": "current_step"}, id="current_step"),
+    pytest.param({"prediction": AutoregressivePrediction()}, id="autoregressive"),
+    pytest.param({"prediction": ParallelPrediction()}, id="parallel"),
+    pytest.param({"prediction": ParallelPrediction(attention="block_causal")}, id="block_causal"),
+    pytest.param({"prediction": ParallelPrediction("current_step")}, id="current_step"),
 ]
 
 
@@ -153,7 +153,7 @@ def test_embedding_by_hand(segment):
 @pytest.mark.parametrize("num_steps", [1, 3, T])
 def test_queries_stand_where_the_tokens_they_ask_for_stand(segment, num_steps, kind):
     tokens, actions = (values[:, :num_steps] for values in segment)
-    world = new_world(prediction="parallel", queries=kind)
+    world = new_world(prediction=ParallelPrediction(kind))
     queries = world.embed_queries(tokens, actions)
     assert queries.shape == (len(tokens), num_steps * K, 16)
     for group in range(num_steps):
@@ -198,7 +198,6 @@ def test_every_weight_learns(mode, segment):
         ({"context_steps": 1}, "context_steps: got 1, expected at least 2"),
         ({"dropout": 1.0}, "dropout: got 1.0, expected 0 <= dropout < 1"),
         ({"dropout": float("nan")}, "dropout: got nan"),
-        ({"attention": "block_causal"}, "attention: block_causal needs world.prediction: parallel"),
     ],
 )
 def test_impossible_shapes_are_refused(values, message):

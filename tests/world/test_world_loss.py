@@ -6,13 +6,23 @@ import pytest
 import torch
 
 from iris_wm.world.loss import WorldLossConfig, world_loss
-from iris_wm.world.network import WorldConfig, WorldNetwork, WorldOutput
+from iris_wm.world.network import (
+    AutoregressivePrediction,
+    ParallelPrediction,
+    WorldConfig,
+    WorldNetwork,
+    WorldOutput,
+)
+
+PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
 
 K, V, T = 2, 5, 3
 
 
 def new_world(prediction: str = "autoregressive") -> WorldNetwork:
-    config = WorldConfig(num_layers=1, num_heads=1, embed_dim=4, context_steps=T, prediction=prediction)
+    config = WorldConfig(
+        num_layers=1, num_heads=1, embed_dim=4, context_steps=T, prediction=PREDICTIONS[prediction]
+    )
     return WorldNetwork(config, V, K, num_actions=2)
 
 
