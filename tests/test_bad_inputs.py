@@ -246,7 +246,7 @@ COMMANDS: list[tuple[str, int, list[str]]] = [
     ("dream {p}/damaged", 3, ["damaged"]),
     ("dream {p}/run --steps 0", 2, ["steps", "0"]),
     ("dream {p}/run --steps -1", 2, ["steps", "-1"]),
-    ("dream {p}/run --context -1", 2, ["context", "-1"]),
+    ("dream {p}/run --burn-in -1", 2, ["burn-in", "-1"]),
     ("dream {p}/run --seed -1", 2, ["seed", "-1"]),
     ("dream {p}/run --temperature -1", 2, ["temperature", "-1"]),
     ("dream {p}/run --temperature nan", 2, ["temperature", "nan"]),

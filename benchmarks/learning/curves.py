@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 
 from iris_wm.config import build_config, read_yaml
 from iris_wm.evaluation.evaluate import evaluate
-from iris_wm.evaluation.result import human_normalized_or_none, load_result
-from iris_wm.reports.run import summarize_returns
+from iris_wm.evaluation.published import games
+from iris_wm.evaluation.result import load_result
+from iris_wm.evaluation.scores import human_normalized_score, summarize_returns
 from iris_wm.runs.config import RunConfig
-from iris_wm.visualization.curves import read_metrics
+from iris_wm.visualization.metric_curves import read_metrics
 
 KEPT = (
     "evaluation/return",
@@ -72,7 +73,9 @@ def main() -> None:
         "env_steps": config.total_env_steps,
         "mean": float(np.mean(means)),
         "interval_over_seeds": of_seeds(means) if len(means) > 1 else None,
-        "human_normalized": human_normalized_or_none(config.env.id, float(np.mean(means))),
+        "human_normalized": float(human_normalized_score(config.env.id, np.mean(means)))
+        if config.env.id in games()
+        else None,
         "random": {
             "mean": float(np.mean(random)),
             "interval": interval(list(random)),

@@ -6,13 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
+from iris_wm.benchmark.job_view import ProgressView, failures, job_table, summary
 from iris_wm.benchmark.jobs import EVALUATE, FIT, Plan, State, inspect
 from iris_wm.benchmark.presets import find_preset, planned_env_steps
 from iris_wm.benchmark.process import Limits
-from iris_wm.benchmark.progress import ProgressView, failures, job_table, summary
 from iris_wm.benchmark.projection import project
-from iris_wm.benchmark.protocol import EPISODES
 from iris_wm.benchmark.runners import RUNNERS, run_local, run_ray, run_submitit
+from iris_wm.evaluation.protocol import EPISODES
 from iris_wm.evaluation.published import games as all_games
 
 DEFAULT_METHODS = ("SimPLe", "IRIS", "delta-IRIS", "TWM", "DIAMOND", "REM", "Simulus")
@@ -122,10 +122,12 @@ def report(
     `iris_wm.evaluation.published`. folder: where to write (default: OUTPUT/report of the first). gpu_prices:
     dollars an hour by GPU model, such as {"A100": 1.5}; with them scores are also shown against cost.
     """
-    from iris_wm.benchmark.report import write_report
+    from iris_wm.reports.benchmark_report import write_benchmark_report
 
     console = console or Console()
-    written = write_report(outputs, names=names, methods=methods, folder=folder, gpu_prices=gpu_prices)
+    written = write_benchmark_report(
+        outputs, names=names, methods=methods, folder=folder, gpu_prices=gpu_prices
+    )
     for line in written.notes:
         console.print(line, style="yellow", highlight=False, markup=False)
     console.print(f"{len(written.files)} files in {written.folder}; open {written.page}", highlight=False)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from iris_wm.benchmark.protocol import ENV_STEPS, EPISODES
-from iris_wm.evaluation.result import RESULT_FILE, load_result
-
-PLAN_FILE = "benchmark.json"
+from iris_wm.evaluation.protocol import ENV_STEPS, EPISODES
+from iris_wm.evaluation.result import BENCHMARK_FILE, RESULT_FILE, load_result
 
 FIT = (
     *("{python}", "-m", "iris_wm", "fit", "--config", "{config}", "--run", "{run}"),
@@ -109,7 +107,7 @@ class Plan:
 
     def check_output(self) -> None:
         """ValueError if the folder holds a benchmark with other settings."""
-        path = self.output / PLAN_FILE
+        path = self.output / BENCHMARK_FILE
         if not path.exists():
             return
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -123,7 +121,7 @@ class Plan:
     def claim_output(self) -> None:
         """Record the benchmark in its folder, so that a later one with other settings is refused."""
         self.check_output()
-        path = self.output / PLAN_FILE
+        path = self.output / BENCHMARK_FILE
         if path.exists():
             return
         self.output.mkdir(parents=True, exist_ok=True)

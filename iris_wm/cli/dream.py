@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--steps", type=int, default=64, help="dreamed steps")
-    parser.add_argument("--context", type=int, default=8, help="real steps before")
+    parser.add_argument("--burn-in", type=int, default=8, help="real steps before")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--policy", action="store_true", help="the agent acts in the dream (default: real actions)"
@@ -28,32 +28,32 @@ def run(options: argparse.Namespace) -> int:
     from iris_wm.data.episode import Episode
     from iris_wm.dream.token_env import SamplingConfig
     from iris_wm.envs import make_env
-    from iris_wm.reports.run import dream_beside, real_episode
+    from iris_wm.reports.run_report import dream_beside, real_episode
     from iris_wm.runs.open import open_dreamer
     from iris_wm.visualization.video import dream_frames, write_gif, write_mp4
 
-    for name, least in (("steps", 1), ("context", 0)):
-        if getattr(options, name) < least:
-            raise ValueError(f"--{name}: got {getattr(options, name)}, expected at least {least}")
+    for name, value, least in (("steps", options.steps, 1), ("burn-in", options.burn_in, 0)):
+        if value < least:
+            raise ValueError(f"--{name}: got {value}, expected at least {least}")
     sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")
     folder = Path(options.output or Path(options.run) / "dreams")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder}: expected a folder, got a file")
     run = open_dreamer(options.run)
-    real = real_episode(run.agent, run.config.env, options.context + options.steps, options.seed)
-    context_steps = min(options.context, len(real) - 1)
+    real = real_episode(run.agent, run.config.env, options.burn_in + options.steps, options.seed)
+    burn_in = min(options.burn_in, len(real) - 1)
     if options.policy:
-        context = real.slice(0, context_steps)
-        first_frame = real.frames[context_steps]
+        context = real.slice(0, burn_in)
+        first_frame = real.frames[burn_in]
         dream = run.agent.dream(first_frame, options.steps, options.seed, context=context, sampling=sampling)
         dream = Episode.concatenate([context, dream])
     else:
-        dream = dream_beside(run.agent, real, context_steps, options.seed, sampling)
+        dream = dream_beside(run.agent, real, burn_in, options.seed, sampling)
     folder.mkdir(parents=True, exist_ok=True)
     images = dream_frames(
         dream,
         real=None if options.policy else real,
-        context_steps=context_steps,
+        burn_in=burn_in,
         action_names=make_env(run.config.env).action_names,
     )
     written = [write_gif(images, folder / f"dream-{options.seed}.gif", frames_per_second=10)]

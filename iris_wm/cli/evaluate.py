@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
 
     from iris_wm.evaluation.evaluate import evaluate
     from iris_wm.evaluation.result import RESULT_FILE
-    from iris_wm.reports.run import summarize_returns
+    from iris_wm.evaluation.scores import summarize_returns
     from iris_wm.runs.open import make_result, open_run
 
     run = open_run(options.run)
@@ -52,11 +52,9 @@ def run(options: argparse.Namespace) -> int:
             on_progress=lambda finished: bar.update(task, completed=finished),
         )
     result = make_result(run, played, seed=options.seed, temperature=temperature, preset=options.preset)
-    summary = summarize_returns(played.returns)
     score = result.human_normalized_score
     text = (
-        f"{result.game}: mean return {summary.mean:.2f} (95% {summary.low:.2f} to {summary.high:.2f}) over "
-        f"{summary.num_episodes} episodes"
+        f"{result.game}: {summarize_returns(played.returns)}"
         + (f"; human-normalised {score:.3f}" if score is not None else "")
         + f"; after {result.env_steps} env steps"
     )

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
 
     from iris_wm.dream.token_env import SamplingConfig
     from iris_wm.evaluation.dream_quality import collect_held_out, evaluate_dream
-    from iris_wm.reports.dream import describe, write_dream_report
+    from iris_wm.reports.dream_report import describe, write_dream_report
     from iris_wm.runs.open import open_dreamer
 
     sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")

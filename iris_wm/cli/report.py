@@ -17,16 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Play, write the page, print the returns."""
     existing_run(options.run)
-    from iris_wm.reports.run import summarize_returns, write_report
+    from iris_wm.reports.run_report import write_run_report
     from iris_wm.runs.open import open_run
 
     run = open_run(options.run)
-    path, played, random = write_report(run, num_episodes=options.episodes, seed=options.seed)
-    for name, episodes in (("agent", played), ("random policy", random)):
-        summary = summarize_returns(episodes.returns)
-        print(
-            f"{name + ':':<15} mean return {summary.mean:.2f} (95% {summary.low:.2f} to {summary.high:.2f}) "
-            f"over {summary.num_episodes} episodes"
-        )
+    path, agent, random = write_run_report(run, num_episodes=options.episodes, seed=options.seed)
+    print(f"agent:          {agent}\nrandom policy:  {random}")
     print(f"report: {path}")
     return 0

@@ -48,20 +48,13 @@ class EventQuality:
     bins: list[tuple[float, float, int]]
 
 
-def episode_weights(num_episodes: int, num_resamples: int, seed: int) -> NDArray[np.float64]:
-    """(num_resamples, num_episodes): how often each episode is drawn in each bootstrap resample."""
-    generator = np.random.default_rng(seed)
-    shares = np.full(num_episodes, 1 / num_episodes)
-    return generator.multinomial(num_episodes, shares, size=num_resamples).astype(float)
-
-
 def horizon_curve(
     values: NDArray[np.float64], episodes: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> Curve:
     """Mean over starts at each horizon, with a percentile interval from resampling whole episodes.
 
     values: (num_starts, H), NaN where there is none. episodes: (num_starts,) which episode a start is of.
-    weights: of episode_weights. Starts of one episode resemble each other, so episodes are the units.
+    weights: of scores.resample_counts. Starts of one episode resemble each other, so episodes are the units.
     """
     is_there = ~np.isnan(values)
     sums = np.zeros((weights.shape[1], values.shape[1]))

@@ -21,11 +21,11 @@ from iris_wm.evaluation.dream_metrics import (
     Curve,
     EventQuality,
     background_of,
-    episode_weights,
     event_quality,
     find_objects,
     horizon_curve,
 )
+from iris_wm.evaluation.scores import resample_counts
 from iris_wm.streams import stream_generator, stream_seed
 from iris_wm.tokenizer.tokenizer import to_uint8
 
@@ -59,7 +59,7 @@ class DreamQuality:
     num_episodes: int
     num_steps: int
     num_starts: int
-    context_steps: int
+    burn_in: int
     num_kept_steps: int
     codebook_size: int
     curves: dict[str, Curve]
@@ -139,7 +139,7 @@ def evaluate_dream(
     horizon: int = 50,
     num_starts: int = 128,
     seed: int = 0,
-    context_steps: int | None = None,
+    burn_in: int | None = None,
     sampling: SamplingConfig | None = None,
     num_kept_steps: int | None = None,
     name: str = "agent",
@@ -154,7 +154,7 @@ def evaluate_dream(
         horizon: steps of every dream; later horizons are of fewer frames where episodes end before.
         num_starts: dreams, at most, from steps drawn without replacement from all episodes.
         seed: of the choice of starts, the dreams' draws and the intervals.
-        context_steps: real steps the world model sees before the start; None: half its context, or less where
+        burn_in: real steps the world model sees before the start; None: half its context, or less where
             the episodes are so short that not half of their steps have so many.
         sampling: temperature, top_k, top_p of the dream (default: temperature 1); its window slides.
         num_kept_steps: of the sliding window.
@@ -171,10 +171,8 @@ def evaluate_dream(
     sampling = sampling or SamplingConfig(context_overflow="slide")
     tokens = [_encode(agent, episode.frames) for episode in episodes]
     longest = DreamBatch(agent, 1, sampling, num_kept_steps)
-    context_steps = _context_steps(
-        episodes, context_steps, longest.max_past_steps // 2, longest.max_past_steps
-    )
-    starts = _choose_starts(episodes, context_steps, num_starts, seed)
+    burn_in = _burn_in(episodes, burn_in, longest.max_past_steps // 2, longest.max_past_steps)
+    starts = _choose_starts(episodes, burn_in, num_starts, seed)
     background = background_of(torch.cat([episode.frames for episode in episodes]))
     rows: dict[str, list[np.ndarray]] = {}
     examples: list[dict[str, Tensor]] = []
@@ -182,7 +180,7 @@ def evaluate_dream(
         chunk = starts[first : first + _LARGEST_BATCH]
         batch = DreamBatch(agent, len(chunk), sampling, num_kept_steps)
         measured, pictures = _dream(
-            agent, batch, episodes, tokens, chunk, context_steps, horizon, background, seed + first
+            agent, batch, episodes, tokens, chunk, burn_in, horizon, background, seed + first
         )
         for key, value in measured.items():
             rows.setdefault(key, []).append(value)
@@ -190,7 +188,8 @@ def evaluate_dream(
         on_progress(first + len(chunk))
     values = {key: np.concatenate(parts) for key, parts in rows.items()}
     of_episode = np.array([start.episode for start in starts])
-    weights = episode_weights(len(episodes), _NUM_RESAMPLES, stream_seed(seed, "dream intervals") % 2**32)
+    generator = np.random.default_rng(stream_seed(seed, "dream intervals") % 2**32)
+    weights = resample_counts(len(episodes), _NUM_RESAMPLES, generator)
     names = [key for key in values if key not in ("entropy", *_PREDICTED, *_HAPPENED)]
     entropy = values["entropy"]
     is_there = ~np.isnan(entropy[:, :, 0])
@@ -208,7 +207,7 @@ def evaluate_dream(
         num_episodes=len(episodes),
         num_steps=sum(len(episode) for episode in episodes),
         num_starts=len(starts),
-        context_steps=context_steps,
+        burn_in=burn_in,
         num_kept_steps=longest.num_kept_steps,
         codebook_size=agent.tokenizer.quantizer.codebook_size,
         curves={key: horizon_curve(values[key], of_episode, weights) for key in names},
@@ -229,25 +228,25 @@ def _encode(agent: Agent, frames: Tensor) -> Tensor:
     return torch.cat([agent.tokenizer.encode(part.to(agent.device)) for part in frames.split(256)])
 
 
-def _context_steps(episodes: Sequence[Episode], asked: int | None, usual: int, most: int) -> int:
+def _burn_in(episodes: Sequence[Episode], asked: int | None, usual: int, most: int) -> int:
     """How many real steps stand before every start."""
     if asked is not None:
         if not 0 <= asked <= most or max(map(len, episodes)) < asked + 2:
             raise ValueError(
-                f"context_steps: got {asked}, expected 0 to {most}, and at least one episode two steps longer"
+                f"burn_in: got {asked}, expected 0 to {most}, and at least one episode two steps longer"
             )
         return asked
     total = sum(map(len, episodes))
-    context_steps = usual
-    while context_steps and 2 * sum(max(0, len(each) - 1 - context_steps) for each in episodes) < total:
-        context_steps -= 1
-    return context_steps
+    burn_in = usual
+    while burn_in and 2 * sum(max(0, len(each) - 1 - burn_in) for each in episodes) < total:
+        burn_in -= 1
+    return burn_in
 
 
-def _choose_starts(episodes: Sequence[Episode], context_steps: int, num: int, seed: int) -> list[_Start]:
+def _choose_starts(episodes: Sequence[Episode], burn_in: int, num: int, seed: int) -> list[_Start]:
     """Steps with enough real ones before and at least one frame after, drawn without replacement, in order."""
     candidates = [
-        _Start(i, step) for i, each in enumerate(episodes) for step in range(context_steps, len(each) - 1)
+        _Start(i, step) for i, each in enumerate(episodes) for step in range(burn_in, len(each) - 1)
     ]
     order = torch.randperm(len(candidates), generator=stream_generator(seed, "dream quality starts"))
     return [candidates[i] for i in sorted(order[:num].tolist())]
@@ -259,7 +258,7 @@ def _dream(
     episodes: Sequence[Episode],
     tokens: list[Tensor],
     starts: list[_Start],
-    context_steps: int,
+    burn_in: int,
     horizon: int,
     background: Tensor,
     seed: int,
@@ -285,8 +284,8 @@ def _dream(
     batch.restart(
         np.arange(len(starts)),
         real_tokens[:, 0],
-        cut(lambda e: tokens[e], -context_steps, context_steps),
-        cut(lambda e: episodes[e].actions, -context_steps, context_steps),
+        cut(lambda e: tokens[e], -burn_in, burn_in),
+        cut(lambda e: episodes[e].actions, -burn_in, burn_in),
     )
     batch.seed(stream_seed(seed, "dream quality"))
     columns: dict[str, list[np.ndarray]] = {}

@@ -1,14 +1,10 @@
-"""Published Atari 100k scores of 21 methods, with their sources, and the random and human references."""
+"""Published Atari 100k scores of 21 methods, with their sources, and the random and human references: the only ones."""
 
 import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
-
-import numpy as np
-
-from iris_wm.evaluation.scores import Array, human_normalized_score, score_table
 
 REFERENCES = ("Random", "Human")
 
@@ -45,11 +41,6 @@ class PublishedMethod:
             return None
         return self.hours_per_run * self.num_gpus
 
-    def human_normalized_scores(self, games: list[str] | None = None) -> Array:
-        """Table (num_runs, num_games) of human-normalised scores, in the order of `games` (default: all)."""
-        games = list(self.scores) if games is None else games
-        return score_table({game: normalize(game, self.scores[game]) for game in games})
-
 
 @cache
 def _load() -> dict[str, PublishedMethod]:
@@ -77,12 +68,3 @@ def published_method(name: str) -> PublishedMethod:
 def games() -> list[str]:
     """The 26 games of Atari 100k, in alphabetical order."""
     return list(_load()["Human"].scores)
-
-
-def normalize(game: str, score: Any) -> Array:
-    """Human-normalised `score` (a number or an array) of one of the 26 games; ValueError for another."""
-    methods = _load()
-    if game not in methods["Human"].scores:
-        raise ValueError(f"game: got {game!r}, expected one of the 26 Atari 100k games: {', '.join(games())}")
-    random, human = (methods[name].scores[game][0] for name in REFERENCES)
-    return human_normalized_score(np.asarray(score, dtype=np.float64), random, human)

@@ -5,15 +5,18 @@ import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from iris_wm.config import build_config
-from iris_wm.evaluation.published import games as atari100k_games
-from iris_wm.evaluation.published import normalize
+from iris_wm.evaluation.published import games
+from iris_wm.evaluation.scores import human_normalized_score
 
 FORMAT = 1
 RESULT_FILE = "result.json"
+BENCHMARK_FILE = "benchmark.json"
+"""What all runs of a benchmark's folder share."""
 DEVICE_SHARE_VARIABLE = "IRIS_WM_DEVICE_SHARE"  # set by the benchmark for runs that share a GPU
 
 
@@ -64,7 +67,6 @@ class RunResult:
     env_steps: agent steps taken in the real environment (one is 4 emulator frames). wall_seconds: of
     training, all sittings together, without the final evaluation. device: as the driver names it, or "cpu".
     device_share: how much of the device(s) the run had: 0.5 if two runs shared one, 2 on two GPUs.
-    human_normalized_score: of the mean return; None if the game is not one of the 26.
     commit: of the code, None if unknown. curve: evaluations during training, oldest first; may be empty.
     """
 
@@ -79,7 +81,6 @@ class RunResult:
     wall_seconds: float
     device: str
     evaluation: EvaluationRecord
-    human_normalized_score: float | None
     curve: list[CurvePoint] = field(default_factory=list)
     device_share: float = 1.0
     format: int = FORMAT
@@ -95,9 +96,18 @@ class RunResult:
         return self.evaluation.mean_return
 
     @property
+    def human_normalized_score(self) -> float | None:
+        """Of the score; None if the game is not one of the 26."""
+        return float(human_normalized_score(self.game, self.score)) if self.game in games() else None
+
+    @property
     def device_hours(self) -> float:
         """Hours of training on one whole device."""
         return self.wall_seconds / 3600 * self.device_share
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a result file holds: all fields, and the human-normalised score."""
+        return {**asdict(self), "human_normalized_score": self.human_normalized_score}
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all: staged beside `path`, flushed to disk, then renamed."""
@@ -105,16 +115,11 @@ class RunResult:
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{path.name}.{os.getpid()}")
         with staged.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=1, allow_nan=False)
+            json.dump(self.as_dict(), file, indent=1, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
-
-
-def human_normalized_or_none(game: str, score: float) -> float | None:
-    """The human-normalised score, or None if `game` is not one of the 26."""
-    return float(normalize(game, score)) if game in atari100k_games() else None
 
 
 def load_result(path: str | Path) -> RunResult:
@@ -129,8 +134,13 @@ def load_result(path: str | Path) -> RunResult:
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, got {error}") from error
     try:
-        return build_config(RunResult, raw)
-    except ValueError as error:
+        stated = raw.pop("human_normalized_score") if "human_normalized_score" in raw else None
+        result = build_config(RunResult, raw)
+        expected = result.human_normalized_score
+        if stated != expected and (stated is None or expected is None or not math.isclose(stated, expected)):
+            raise ValueError(f"human_normalized_score: got {stated}, expected {expected} from the returns")
+        return result
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -149,14 +159,6 @@ def _problem(result: RunResult) -> str | None:
         return "returns and wall_seconds: expected finite numbers, got NaN or infinity"
     if result.env_steps < 0 or result.wall_seconds < 0 or result.device_share <= 0:
         return "env_steps, wall_seconds and device_share: expected no negative number and a share above 0"
-    expected = human_normalized_or_none(result.game, evaluation.mean_return)
-    stated = result.human_normalized_score
-    if (stated is None) != (expected is None) or (
-        stated is not None
-        and expected is not None
-        and abs(stated - expected) > 1e-6 * max(1.0, abs(expected))
-    ):
-        return f"human_normalized_score: got {stated}, expected {expected} from returns in {result.game}"
     if any(a.env_steps > b.env_steps for a, b in zip(result.curve, result.curve[1:], strict=False)):
         return "curve: expected rising env_steps"
     return None

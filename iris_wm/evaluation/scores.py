@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from iris_wm.evaluation.published import REFERENCES, games, published
+
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 
@@ -29,10 +31,37 @@ class Interval:
     high: Array
 
 
-def human_normalized_score(score: ArrayLike, random: ArrayLike, human: ArrayLike) -> Array:
-    """(score - random) / (human - random): 0 plays like chance, 1 like the human reference."""
-    score, random, human = (np.asarray(value, dtype=np.float64) for value in (score, random, human))
-    return np.asarray((score - random) / (human - random))
+@dataclass(frozen=True)
+class ReturnSummary:
+    """Returns of one policy's episodes: their mean, its 95% interval, their number. One episode has no spread."""
+
+    mean: float
+    low: float
+    high: float
+    num_episodes: int
+
+    def __str__(self) -> str:
+        return (
+            f"mean return {self.mean:.2f} (95% {self.low:.2f} to {self.high:.2f}) "
+            f"over {self.num_episodes} episodes"
+        )
+
+
+def human_normalized_score(game: str, score: ArrayLike) -> Array:
+    """(score - random) / (human - random) of a number or an array: 0 plays like chance, 1 like the human reference.
+
+    Raises ValueError for a game that is not one of the 26.
+    """
+    if game not in games():
+        raise ValueError(f"game: got {game!r}, expected one of the 26 Atari 100k games: {', '.join(games())}")
+    random, human = (published()[name].scores[game][0] for name in REFERENCES)
+    return np.asarray((np.asarray(score, dtype=np.float64) - random) / (human - random))
+
+
+def human_normalized_table(scores: Mapping[str, ArrayLike], of_games: Sequence[str] | None = None) -> Array:
+    """Table (num_runs, num_games) of human-normalised scores, from game -> raw scores; by default of all its games."""
+    of_games = list(scores) if of_games is None else of_games
+    return score_table({game: human_normalized_score(game, scores[game]) for game in of_games})
 
 
 def score_table(runs_of_games: Sequence[ArrayLike] | Mapping[str, ArrayLike]) -> Array:
@@ -147,17 +176,28 @@ def bootstrap_improvement_interval(
     """Percentile interval of `probability_of_improvement`, runs of both sides drawn again game by game."""
     generator = np.random.default_rng(seed)
     means = np.zeros(num_resamples)
-    games = _pairwise_wins(scores, others)
-    for wins in games:
+    all_wins = _pairwise_wins(scores, others)
+    for wins in all_wins:
         num, num_others = wins.shape
         if min(num, num_others) < 2:
             return None
-        weights = generator.multinomial(num, np.full(num, 1 / num), size=num_resamples) / num
-        other_weights = generator.multinomial(
-            num_others, np.full(num_others, 1 / num_others), size=num_resamples
-        )
-        means += ((weights @ wins) * (other_weights / num_others)).sum(axis=1) / len(games)
+        drawn = resample_counts(num, num_resamples, generator) / num
+        others_drawn = resample_counts(num_others, num_resamples, generator) / num_others
+        means += ((drawn @ wins) * others_drawn).sum(axis=1) / len(all_wins)
     return _percentiles(means, level)
+
+
+def summarize_returns(returns: Sequence[float]) -> ReturnSummary:
+    """Mean of episodes' returns with its 95% bootstrap interval."""
+    table = score_table([returns])
+    value = float(mean(table))
+    interval = bootstrap_interval(table, mean) or Interval(np.asarray(value), np.asarray(value))
+    return ReturnSummary(value, float(interval.low), float(interval.high), len(returns))
+
+
+def resample_counts(num: int, num_resamples: int, generator: np.random.Generator) -> Array:
+    """How often each of `num` units is drawn in each resample: (num_resamples, num), every row sums to `num`."""
+    return generator.multinomial(num, np.full(num, 1 / num), size=num_resamples).astype(np.float64)
 
 
 def _game_means(scores: Array) -> Array:

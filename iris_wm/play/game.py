@@ -155,7 +155,7 @@ class Game:
         pictures = dream_frames(
             dream,
             real=real,
-            context_steps=1 if frames[0].step == 0 else 0,
+            burn_in=1 if frames[0].step == 0 else 0,
             action_names=self.dream.action_names,
             termination_probabilities=torch.tensor([frame.termination_probability for frame in frames]),
             title=self.dream.title,

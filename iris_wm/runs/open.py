@@ -21,7 +21,6 @@ from iris_wm.evaluation.result import (
     CurvePoint,
     EvaluationRecord,
     RunResult,
-    human_normalized_or_none,
 )
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, RunProgress
@@ -118,7 +117,6 @@ def make_result(run: Run, played: PlayedEpisodes, *, seed: int, temperature: flo
             seed=seed,
             full_games=True,
         ),
-        human_normalized_score=human_normalized_or_none(env.id, played.mean_return),
         curve=[
             CurvePoint(
                 env_steps=point["env_steps"],

@@ -20,6 +20,7 @@ from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import RunProgress
 from iris_wm.training.batches import Step
 from iris_wm.training.schedule import COLLECTION_CHUNK, phases
+from iris_wm.visualization.numbers import duration
 
 _SHOWN = {
     "collection/return": "return",
@@ -122,7 +123,7 @@ class Display:
         if left is None:
             return ""
         memory = f"memory up to {projected_memory(self.config, progress) / 1e9:.1f} GB"
-        return f"about {_duration(left)} left, {memory}"
+        return f"about {duration(left)} left, {memory}"
 
 
 def projected_seconds(config: RunConfig, progress: RunProgress) -> float | None:
@@ -156,9 +157,3 @@ def projected_memory(config: RunConfig, progress: RunProgress) -> float:
         return torch.cuda.max_memory_allocated() + missing * per_step
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) + missing * (per_step + pixels)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

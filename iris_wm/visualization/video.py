@@ -22,7 +22,7 @@ def dream_frames(
     dream: Episode,
     *,
     real: Episode | None = None,
-    context_steps: int = 1,
+    burn_in: int = 1,
     action_names: Sequence[str] | None = None,
     termination_probabilities: Tensor | None = None,
     scale: int = 4,
@@ -30,7 +30,7 @@ def dream_frames(
 ) -> list[Image.Image]:
     """One captioned picture a step: the dream, and at its left the real episode where there is one.
 
-    dream: T steps, of which the first `context_steps` show real frames given to the world model; from there
+    dream: T steps, of which the first `burn_in` show real frames given to the world model; from there
       on the picture has the dream's border and says so.
     real: the same steps as they went in the game; it may be shorter or longer, the pictures are T either way.
     action_names: A names, indexed by action; None shows the numbers.
@@ -39,8 +39,8 @@ def dream_frames(
     """
     if len(dream) == 0:
         raise ValueError("dream: expected an episode of at least one step, got none")
-    if not 0 <= context_steps <= len(dream):
-        raise ValueError(f"context_steps: expected 0 to {len(dream)}, the dream's steps, got {context_steps}")
+    if not 0 <= burn_in <= len(dream):
+        raise ValueError(f"burn_in: expected 0 to {len(dream)}, the dream's steps, got {burn_in}")
     if termination_probabilities is not None and len(termination_probabilities) != len(dream):
         raise ValueError(
             f"termination_probabilities: expected {len(dream)} numbers, one a step, "
@@ -54,7 +54,7 @@ def dream_frames(
                     f"action_names: got {len(action_names)} names, but {name} takes action {highest}"
                 )
     panels = [] if real is None else [_Panel("real game", real, action_names)]
-    dream_panel = _Panel("dream", dream, action_names, context_steps, termination_probabilities)
+    dream_panel = _Panel("dream", dream, action_names, burn_in, termination_probabilities)
     panels.append(dream_panel)
 
     height, width = dream.frames.shape[-2] * scale, dream.frames.shape[-1] * scale
@@ -87,7 +87,7 @@ class _Panel:
         name: str,
         episode: Episode,
         action_names: Sequence[str] | None,
-        context_steps: int | None = None,
+        burn_in: int | None = None,
         termination_probabilities: Tensor | None = None,
     ) -> None:
         self.name = name
@@ -99,7 +99,7 @@ class _Panel:
         self.rewards = episode.rewards.tolist()
         self.returns = episode.rewards.cumsum(0).tolist()
         self.terminations = episode.terminations.tolist()
-        self.context_steps = context_steps
+        self.burn_in = burn_in
         self.probabilities = None if termination_probabilities is None else termination_probabilities.tolist()
 
     def draw(
@@ -108,12 +108,12 @@ class _Panel:
         """Draws the column of a step with its upper left corner at (x, y)."""
         over = step >= len(self.frames)
         shown = min(step, len(self.frames) - 1)
-        is_context = self.context_steps is None or step < self.context_steps
-        color = drawing.REAL if is_context else drawing.DREAM
+        is_real = self.burn_in is None or step < self.burn_in
+        color = drawing.REAL if is_real else drawing.DREAM
         bold, plain = drawing.font(13, bold=True), drawing.font(13)
         heading = self.name
-        if self.context_steps is not None:
-            heading = "real context" if is_context else "dream"
+        if self.burn_in is not None:
+            heading = "real context" if is_real else "dream"
         pen.text((x, y + 2), heading, font=bold, fill=drawing.MUTED if over else color, anchor="lt")
         pen.text((x + width, y + 2), f"step {shown}", font=plain, fill=drawing.MUTED, anchor="rt")
 

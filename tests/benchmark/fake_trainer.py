@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from iris_wm.evaluation.published import published
-from iris_wm.evaluation.result import CurvePoint, EvaluationRecord, RunResult, human_normalized_or_none
+from iris_wm.evaluation.result import CurvePoint, EvaluationRecord, RunResult
 
 CHUNKS = 10
 
@@ -77,7 +77,6 @@ def evaluate(run: Path, game: str, seed: int, episodes: int, preset: str, env_st
             seed=seed,
             full_games=True,
         ),
-        human_normalized_score=human_normalized_or_none(game, sum(returns) / len(returns)),
         curve=curve,
     ).save(run / "result.json")
     return 0

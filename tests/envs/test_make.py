@@ -8,7 +8,7 @@ import gymnasium
 import pytest
 
 from iris_wm.envs import EnvConfig, make_env
-from iris_wm.envs.atari100k import GAMES, HUMAN_SCORES, RANDOM_SCORES, human_normalized_score
+from iris_wm.envs.atari100k import GAMES
 from iris_wm.envs.make import atari_game, check_id
 from iris_wm.envs.snapshot import SnapshotEnv
 
@@ -48,18 +48,6 @@ def test_games_by_their_names():
     assert isinstance(env, SnapshotEnv)
     assert isinstance(env, gymnasium.Env)
     assert env.action_names == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
-
-
-def test_human_normalized_scores():
-    assert set(RANDOM_SCORES) == set(HUMAN_SCORES) == set(GAMES)
-    assert all(HUMAN_SCORES[game] > RANDOM_SCORES[game] for game in GAMES)
-    assert human_normalized_score("Breakout", 1.7) == 0.0
-    assert human_normalized_score("Breakout", 30.5) == 1.0
-    assert human_normalized_score("Pong", -20.7 + 35.3 / 2) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match='game "Zaxxon": no random and human scores'):
-        human_normalized_score("Zaxxon", 1.0)
-    with pytest.raises(ValueError, match="return: expected a finite number"):
-        human_normalized_score("Pong", float("nan"))
 
 
 BAD_FIELDS = {

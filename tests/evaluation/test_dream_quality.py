@@ -18,14 +18,14 @@ from iris_wm.evaluation.dream_metrics import (
     auc,
     background_of,
     connected_pieces,
-    episode_weights,
     event_quality,
     find_objects,
     horizon_curve,
 )
 from iris_wm.evaluation.dream_quality import DreamQuality, collect_held_out, evaluate_dream
+from iris_wm.evaluation.scores import resample_counts
 from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
-from iris_wm.reports.dream import write_dream_report
+from iris_wm.reports.dream_report import write_dream_report
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
@@ -105,7 +105,7 @@ def oracle(request):
 
 def test_who_dreams_the_truth_is_perfect(oracle):
     agent, episodes = oracle
-    quality = evaluate_dream(agent, episodes, horizon=3, context_steps=0, sampling=GREEDY, num_starts=99)
+    quality = evaluate_dream(agent, episodes, horizon=3, burn_in=0, sampling=GREEDY, num_starts=99)
     first = {name: curve.mean[0] for name, curve in quality.curves.items()}
     assert first["token_accuracy"] == 1
     assert first["frame_l1"] < 1e-6
@@ -124,7 +124,7 @@ def test_same_seed_same_numbers_and_other_seed_others(oracle):
     )
     assert first == again
     assert first != other
-    assert first.context_steps == 2
+    assert first.burn_in == 2
     assert len(first.entropy_by_token) == 4
     assert 0 <= first.one_step_token_accuracy <= 1
     assert first.one_step_nats > 0
@@ -176,7 +176,7 @@ def test_bad_input(oracle):
     for options, text in (
         ({"horizon": 0}, "horizon: got 0"),
         ({"num_starts": 0}, "starts: got 0"),
-        ({"context_steps": 99}, "context_steps: got 99"),
+        ({"burn_in": 99}, "burn_in: got 99"),
         ({"num_kept_steps": 99}, "num_kept_steps: got 99"),
     ):
         with pytest.raises(ValueError, match=text):
@@ -200,25 +200,35 @@ def test_auc_by_hand():
 def test_calibration_by_hand():
     predicted = np.array([0.05, 0.05, 0.75, 0.75])
     happened = np.array([False, False, True, False])
-    quality = event_quality(predicted, happened, np.array([0, 0, 1, 1]), episode_weights(2, 50, 0))
+    quality = event_quality(predicted, happened, np.array([0, 0, 1, 1]), draws(50))
     assert quality.bins == [(pytest.approx(0.05), 0.0, 2), (pytest.approx(0.75), 0.5, 2)]
     assert quality.ece == pytest.approx((2 * 0.05 + 2 * 0.25) / 4)
     assert quality.brier == pytest.approx((2 * 0.05**2 + 0.25**2 + 0.75**2) / 4)
     assert quality.num_events == 1
     assert (
-        event_quality(predicted[:0], happened[:0], np.array([], dtype=int), episode_weights(2, 5, 0)) is None
+        event_quality(
+            predicted[:0],
+            happened[:0],
+            np.array([], dtype=int),
+            draws(5),
+        )
+        is None
     )
+
+
+def draws(num_resamples):
+    return resample_counts(2, num_resamples, np.random.default_rng(0))
 
 
 def test_intervals_resample_episodes():
     values = np.array([[1.0, np.nan], [1.0, 2.0], [5.0, np.nan]])
-    curve = horizon_curve(values, np.array([0, 0, 1]), episode_weights(2, 2000, 0))
+    curve = horizon_curve(values, np.array([0, 0, 1]), draws(2000))
     assert curve.mean == [pytest.approx(7 / 3), 2.0]
     assert curve.count == [3, 1]
     assert curve.low[0] == 1
     assert curve.high[0] == 5
     assert (curve.low[1], curve.high[1]) == (2.0, 2.0)
-    empty = horizon_curve(values * np.nan, np.array([0, 0, 1]), episode_weights(2, 20, 0))
+    empty = horizon_curve(values * np.nan, np.array([0, 0, 1]), draws(20))
     assert empty.mean == empty.low == [None, None]
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from iris_wm.evaluation import published, published_method, scores
-from iris_wm.evaluation.published import REFERENCES, games, normalize
+from iris_wm.envs.atari100k import GAMES
+from iris_wm.evaluation import scores
+from iris_wm.evaluation.published import REFERENCES, games, published, published_method
+from iris_wm.evaluation.scores import human_normalized_score, human_normalized_table
 
 FIGURES = [
     ("IRIS", scores.mean, 1.046),
@@ -23,12 +25,12 @@ FIGURES = [
 
 @pytest.mark.parametrize(("method", "statistic", "expected"), FIGURES)
 def test_published_figures(method: str, statistic: scores.Statistic, expected: float):
-    assert round(float(statistic(published()[method].human_normalized_scores())), 3) == expected
+    assert round(float(statistic(human_normalized_table(published()[method].scores))), 3) == expected
 
 
 @pytest.mark.parametrize(("method", "expected"), [("IRIS", 10), ("DIAMOND", 11), ("TWM", 8)])
 def test_published_numbers_of_superhuman_games(method: str, expected: int):
-    assert scores.num_games_above_human(published()[method].human_normalized_scores()) == expected
+    assert scores.num_games_above_human(human_normalized_table(published()[method].scores)) == expected
 
 
 def test_every_method_is_complete():
@@ -50,7 +52,7 @@ def test_gpu_hours_count_the_share_of_a_gpu():
 
 
 def test_ragged_methods_load():
-    table = published_method("BBF (released csv, RR8)").human_normalized_scores()
+    table = human_normalized_table(published_method("BBF (released csv, RR8)").scores)
     assert table.shape == (60, 26)
     assert np.isnan(table).any()
 
@@ -58,30 +60,28 @@ def test_ragged_methods_load():
 def test_references_normalise_to_nought_and_one():
     assert set(REFERENCES) <= set(published())
     for game in games():
-        assert normalize(game, published()["Random"].scores[game]).tolist() == [0.0]
-        assert normalize(game, published()["Human"].scores[game]).tolist() == [1.0]
+        assert human_normalized_score(game, published()["Random"].scores[game]).tolist() == [0.0]
+        assert human_normalized_score(game, published()["Human"].scores[game]).tolist() == [1.0]
 
 
 def test_a_subset_of_games_keeps_its_order():
-    table = published_method("IRIS").human_normalized_scores(["Pong", "Alien"])
-    assert table[:, 0] == pytest.approx(normalize("Pong", published()["IRIS"].scores["Pong"]))
-
-
-def test_the_function_is_not_hidden_by_its_module():
-    import iris_wm.evaluation.published
-
-    assert callable(iris_wm.evaluation.published)
+    table = human_normalized_table(published_method("IRIS").scores, ["Pong", "Alien"])
+    assert table[:, 0] == pytest.approx(human_normalized_score("Pong", published()["IRIS"].scores["Pong"]))
 
 
 def test_unknown_names_are_explained():
     with pytest.raises(ValueError, match="published method: got 'Iris', expected one of SimPLe, CURL"):
         published_method("Iris")
     with pytest.raises(ValueError, match="game: got 'Doom'"):
-        normalize("Doom", 1.0)
+        human_normalized_score("Doom", 1.0)
 
 
-def test_the_environment_part_has_the_same_references():
-    envs = pytest.importorskip("iris_wm.envs.atari100k")
-    assert sorted(envs.GAMES) == games()
-    for name, table in (("Random", envs.RANDOM_SCORES), ("Human", envs.HUMAN_SCORES)):
-        assert {game: [score] for game, score in table.items()} == published()[name].scores
+def test_the_environments_know_the_same_games():
+    assert sorted(GAMES) == games()
+    assert all(published()["Human"].scores[game][0] > published()["Random"].scores[game][0] for game in GAMES)
+
+
+def test_human_normalized_scores():
+    assert human_normalized_score("Breakout", 1.7) == 0.0
+    assert human_normalized_score("Breakout", 30.5) == 1.0
+    assert human_normalized_score("Pong", [-20.7 + 35.3 / 2]) == pytest.approx([0.5])

@@ -36,7 +36,6 @@ def make_result(**changes: Any) -> RunResult:
         "wall_seconds": 3600.0,
         "device": "cpu",
         "evaluation": evaluation,
-        "human_normalized_score": 1.5,
         "curve": [CurvePoint(1000, 5, 1.0, [1.0]), CurvePoint(2000, 10, 2.0, [2.0])],
     }
     return RunResult(**(values | changes))
@@ -107,10 +106,14 @@ def test_a_missing_field_is_named(tmp_path: Path):
         load_result(path)
 
 
-def test_other_games_have_no_human_normalized_score():
-    assert make_result(game="Tetris", human_normalized_score=None).human_normalized_score is None
-    with pytest.raises(ValueError, match="human_normalized_score"):
-        make_result(game="Tetris")
+def test_other_games_have_no_human_normalized_score(tmp_path: Path):
+    assert make_result().human_normalized_score == pytest.approx(1.5)
+    assert make_result(game="Tetris").human_normalized_score is None
+    path = tmp_path / "result.json"
+    make_result().save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"game": "Tetris"}))
+    with pytest.raises(ValueError, match=r"human_normalized_score: got 1\.5, expected None"):
+        load_result(path)
 
 
 def test_curves_must_rise():

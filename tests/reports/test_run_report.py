@@ -4,7 +4,7 @@ import torch
 
 from iris_wm.dream.token_env import SamplingConfig
 from iris_wm.envs.config import EnvConfig
-from iris_wm.reports.run import dream_beside, real_episode
+from iris_wm.reports.run_report import dream_beside, real_episode
 
 
 def test_a_dream_beside_the_game(tiny_agent):

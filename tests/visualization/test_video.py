@@ -41,7 +41,7 @@ def test_one_picture_a_step_all_of_one_even_size(dream):
 
 
 def test_border_changes_where_the_dream_begins(dream):
-    pictures = dream_frames(dream, context_steps=4)
+    pictures = dream_frames(dream, burn_in=4)
     assert [has_color(picture, drawing.DREAM) for picture in pictures] == [False] * 4 + [True] * 8
     assert [has_color(picture, drawing.REAL) for picture in pictures] == [True] * 4 + [False] * 8
 
@@ -53,7 +53,7 @@ def test_frames_are_upscaled_by_whole_pixels(dream):
 
 
 def test_reward_and_termination_are_shown_when_they_happen(dream):
-    pictures = dream_frames(dream, context_steps=0, action_names=["NOOP", "LEFT", "RIGHT"])
+    pictures = dream_frames(dream, burn_in=0, action_names=["NOOP", "LEFT", "RIGHT"])
     assert [has_color(picture, drawing.REWARD) for picture in pictures] == [step == 5 for step in range(12)]
     assert [has_color(picture, drawing.DANGER) for picture in pictures] == [step == 11 for step in range(12)]
 
@@ -66,7 +66,7 @@ def test_termination_probability_is_a_bar_that_grows(dream):
 
 
 def test_real_episode_stands_at_the_left_and_may_end_earlier(dream):
-    alone, both = dream_frames(dream), dream_frames(dream, real=dream.slice(0, 6), context_steps=2)
+    alone, both = dream_frames(dream), dream_frames(dream, real=dream.slice(0, 6), burn_in=2)
     assert len(both) == 12
     assert both[0].width > 1.8 * alone[0].width
     left_half = both[8].crop((0, 0, both[8].width // 2, both[8].height))
@@ -74,7 +74,7 @@ def test_real_episode_stands_at_the_left_and_may_end_earlier(dream):
 
 
 def test_gif_keeps_colours_length_and_speed(dream, tmp_path):
-    pictures = dream_frames(dream, context_steps=4, action_names=["NOOP", "LEFT", "RIGHT"])
+    pictures = dream_frames(dream, burn_in=4, action_names=["NOOP", "LEFT", "RIGHT"])
     path = write_gif(pictures, tmp_path / "dream.gif", frames_per_second=15)
     with Image.open(path) as gif:
         shown = [(frame.convert("RGB"), frame.info["duration"]) for frame in ImageSequence.Iterator(gif)]
@@ -155,8 +155,8 @@ def test_mp4_without_pyav_says_what_to_install(dream, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"context_steps": 13}, "context_steps: expected 0 to 12, .* got 13"),
-        ({"context_steps": -1}, "context_steps: .* got -1"),
+        ({"burn_in": 13}, "burn_in: expected 0 to 12, .* got 13"),
+        ({"burn_in": -1}, "burn_in: .* got -1"),
         ({"action_names": ["NOOP"]}, "action_names: got 1 names, but dream takes action 2"),
         ({"termination_probabilities": torch.zeros(3)}, "termination_probabilities: expected 12"),
         ({"scale": 0}, "scale: .* got 0"),

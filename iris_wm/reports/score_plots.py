@@ -1,6 +1,7 @@
 """Pictures of final scores: aggregates with intervals, games, performance profiles, score against time and cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,13 +9,36 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from iris_wm.benchmark.aggregates import Aggregates, Estimate
-from iris_wm.benchmark.methods import Comparison, Method
-from iris_wm.benchmark.style import LINE, SOFT, TEXT, grid_of_axes, looks, new_figure
 from iris_wm.evaluation import scores
-from iris_wm.evaluation.published import normalize
+from iris_wm.reports.aggregates import Aggregates, Estimate
+from iris_wm.reports.comparison import Comparison, Method
+from iris_wm.visualization.plot_style import SOFT, TEXT, grid_of_axes, new_figure, styled
+
+_OWN = ["#d1495b", "#7b2d8b", "#e07a1f"]
+_OTHERS = ["#1f77ad", "#2e8b57", "#8a93a5", "#b8860b", "#5b5ea6", "#00a0a0", "#8c564b", "#6b8e23", "#c08497"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*", "p"]
 
 
+@dataclass(frozen=True)
+class Look:
+    """A method's colour, marker and drawing order."""
+
+    color: str
+    marker: str
+    order: int
+
+
+def looks(methods: Sequence[Method]) -> dict[str, Look]:
+    """A look for each method by name; own ones, which come first, are warm and on top."""
+    num_own = sum(method.is_own for method in methods)
+    found = {}
+    for i, method in enumerate(methods):
+        color = _OWN[i % len(_OWN)] if method.is_own else _OTHERS[(i - num_own) % len(_OTHERS)]
+        found[method.name] = Look(color, _MARKERS[i % len(_MARKERS)], 10 if method.is_own else 5)
+    return found
+
+
+@styled
 def plot_aggregates(comparison: Comparison, aggregates: Mapping[str, Aggregates]) -> Figure:
     """IQM over runs, median, mean and optimality gap: a line a method, a band for its interval."""
     methods, look = comparison.methods, looks(comparison.methods)
@@ -25,7 +49,7 @@ def plot_aggregates(comparison: Comparison, aggregates: Mapping[str, Aggregates]
         ("Optimality gap (lower is better)", "optimality_gap"),
     ]
     figure = new_figure(13, 1.2 + 0.36 * len(methods))
-    for ax, (title, field) in zip(grid_of_axes(figure, 1, 4, sharey=True)[0], panels, strict=True):
+    for ax, (title, field) in zip(grid_of_axes(figure, 1, 4, sharey=True), panels, strict=True):
         for y, method in enumerate(methods):
             estimate: Estimate | None = getattr(aggregates[method.name], field)
             if estimate is None:
@@ -37,7 +61,7 @@ def plot_aggregates(comparison: Comparison, aggregates: Mapping[str, Aggregates]
                 y, high - low, left=low, height=0.62, color=look[method.name].color, alpha=0.45, linewidth=0
             )
             ax.plot([estimate.value] * 2, [y - 0.31, y + 0.31], color=look[method.name].color, linewidth=2.4)
-        ax.set_title(title, loc="left", fontsize=10.5, color=TEXT, fontweight="bold")
+        ax.set_title(title)
         ax.margins(x=0.08)
         ax.grid(axis="y", visible=False)
         ax.set_yticks(range(len(methods)), [method.name for method in methods], color=TEXT)
@@ -46,21 +70,25 @@ def plot_aggregates(comparison: Comparison, aggregates: Mapping[str, Aggregates]
         ax.spines["left"].set_visible(False)
     for label, method in zip(figure.axes[0].get_yticklabels(), methods, strict=True):
         label.set_fontweight("bold" if method.is_own else "normal")
-    figure.supxlabel("human-normalised score", fontsize=9.5, color=SOFT)
+    figure.supxlabel("human-normalised score", color=SOFT)
     return figure
 
 
+@styled
 def plot_games(comparison: Comparison) -> Figure:
     """A row a game, best first: a bar and a dot a seed for each own method, a marker for each published one."""
     look = looks(comparison.methods)
     own = comparison.own
     means = {
-        method.name: {game: float(normalize(game, method.scores[game]).mean()) for game in comparison.games}
+        method.name: {
+            game: float(scores.human_normalized_score(game, method.scores[game]).mean())
+            for game in comparison.games
+        }
         for method in comparison.methods
     }
     games = sorted(comparison.games, key=lambda game: means[own[0].name][game])
     figure = new_figure(11, 1.8 + max(0.3, 0.2 * len(own) + 0.12) * len(games))
-    ax = grid_of_axes(figure, 1, 1)[0][0]
+    ax = grid_of_axes(figure, 1, 1)[0]
     height = 0.72 / len(own)
     for y, game in enumerate(games):
         for method in comparison.methods:
@@ -73,7 +101,7 @@ def plot_games(comparison: Comparison) -> Figure:
             ax.barh(
                 at, means[method.name][game], height=height * 0.9, color=style.color, alpha=0.5, linewidth=0
             )
-            runs = normalize(game, method.scores[game])
+            runs = scores.human_normalized_score(game, method.scores[game])
             ax.plot(
                 runs,
                 np.full(len(runs), at),
@@ -90,7 +118,12 @@ def plot_games(comparison: Comparison) -> Figure:
     ax.axvline(0.0, color=SOFT, linewidth=0.9)
     ax.axvline(1.0, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
     values = [value for by_game in means.values() for value in by_game.values()]
-    own_runs = [float(v) for method in own for game in games for v in normalize(game, method.scores[game])]
+    own_runs = [
+        float(v)
+        for method in own
+        for game in games
+        for v in scores.human_normalized_score(game, method.scores[game])
+    ]
     ax.set_xlim(min(0.0, *values, *own_runs) * 1.1 - 0.06, max(1.0, *values, *own_runs) * 1.2)
     ax.set_yticks(range(len(games)), games, color=TEXT)
     ax.set_ylim(-0.7, len(games) - 0.3)
@@ -101,12 +134,13 @@ def plot_games(comparison: Comparison) -> Figure:
     return figure
 
 
+@styled
 def plot_profiles(comparison: Comparison) -> Figure:
     """Share of runs above each score, with the interval as a band, for methods with scores of single runs."""
     look = looks(comparison.methods)
     thresholds = np.concatenate([np.linspace(0, 2, 81), np.linspace(2.1, 8, 60)])
     figure = new_figure(11, 5.0)
-    ax = grid_of_axes(figure, 1, 1)[0][0]
+    ax = grid_of_axes(figure, 1, 1)[0]
     for method in (method for method in comparison.methods if method.per_run):
         table, style = method.table(comparison.games), look[method.name]
         profile = scores.performance_profile(table, thresholds)
@@ -141,6 +175,7 @@ def plot_profiles(comparison: Comparison) -> Figure:
     return figure
 
 
+@styled
 def plot_cost(
     comparison: Comparison,
     aggregates: Mapping[str, Aggregates],
@@ -160,7 +195,7 @@ def plot_cost(
     look = looks(comparison.methods)
     figure = new_figure(11, 4.6)
     for ax, field, title in zip(
-        grid_of_axes(figure, 1, 2)[0], ("iqm_over_runs", "mean"), ("IQM over runs", "Mean"), strict=True
+        grid_of_axes(figure, 1, 2), ("iqm_over_runs", "mean"), ("IQM over runs", "Mean"), strict=True
     ):
         points = []
         for method in comparison.methods:
@@ -175,7 +210,7 @@ def plot_cost(
             points.append((x, estimate.value, method))
         ax.set_xscale("log")
         _name_points(ax, points)
-        ax.set_title(title, loc="left", color=TEXT, fontsize=10.5, fontweight="bold")
+        ax.set_title(title)
         ax.margins(x=0.2, y=0.14)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{'$' if gpu_prices else ''}{value:g}"))
         ax.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
@@ -227,7 +262,4 @@ def _legend(
                marker="" if lines or m.is_own else look[m.name].marker, label=m.name)
         for m in methods
     ]  # fmt: skip
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=6, frameon=False, fontsize=9, labelcolor=TEXT,
-        edgecolor=LINE,
-    )  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper left", ncols=6)

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from iris_wm.visualization import drawing
-from iris_wm.visualization.curves import draw_curves, read_metrics
+from iris_wm.visualization.metric_curves import draw_curves, read_metrics
+from iris_wm.visualization.plot_style import COLORS, DANGER
 
 HEADER = "env_steps,epoch,name,value\n"
 
@@ -16,8 +16,9 @@ def write(path, lines: str):
     return path
 
 
-def count(image, color) -> int:
-    return int((np.abs(np.asarray(image).astype(int) - color).sum(-1) < 90).sum())
+def count(image, color: str) -> int:
+    color = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(np.asarray(image).astype(int) - color).sum(-1) < 40).sum())
 
 
 def test_reads_the_points_of_each_metric_in_order(tmp_path):
@@ -66,7 +67,7 @@ def test_draws_each_component_in_its_colour(tmp_path):
         read_metrics(write(tmp_path / "metrics.csv", lines)), title="a run", random_return=0.5
     )
     assert image.width == 1500
-    for color in (drawing.RECONSTRUCTED, drawing.DREAM, drawing.REAL, drawing.REWARD, drawing.DANGER):
+    for color in (*COLORS[:4], DANGER):
         assert count(image, color) > 30
 
 
@@ -77,8 +78,8 @@ def test_the_random_baseline_comes_from_the_metrics_where_it_is_logged(tmp_path)
         read_metrics(write(tmp_path / "b.csv", returns + "100,1,evaluation/random_return,1.5\n"))
     )
     assert without.size == logged.size
-    assert count(without, drawing.DANGER) == 0
-    assert count(logged, drawing.DANGER) > 30
+    assert count(without, DANGER) == 0
+    assert count(logged, DANGER) > 30
 
 
 @pytest.mark.parametrize(
@@ -118,5 +119,5 @@ def test_pyplot_stays_out():
     """Its global state would fight with the reader's own figures and, without a display, fail."""
     import subprocess
 
-    code = "import sys, iris_wm.visualization.curves; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, iris_wm.visualization.metric_curves; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -8,14 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from iris_wm.benchmark.aggregates import Aggregates, Estimate, SampleEfficiency, curve_of
-from iris_wm.benchmark.methods import Comparison
-from iris_wm.benchmark.style import SOFT, TEXT, grid_of_axes, looks, new_figure
 from iris_wm.evaluation.published import published
+from iris_wm.reports.aggregates import Aggregates, Estimate, SampleEfficiency, curve_of
+from iris_wm.reports.comparison import Comparison
+from iris_wm.reports.score_plots import looks
+from iris_wm.visualization.numbers import short
+from iris_wm.visualization.plot_style import SOFT, grid_of_axes, new_figure, styled
 
 _COLUMNS = 6
 
 
+@styled
 def plot_game_curves(comparison: Comparison) -> Figure | None:
     """Return against env steps, a panel a game: a thin line a seed, a thick one for their mean, a range behind.
 
@@ -27,7 +30,7 @@ def plot_game_curves(comparison: Comparison) -> Figure | None:
     columns = min(_COLUMNS, len(comparison.games))
     rows = math.ceil(len(comparison.games) / columns)
     figure = new_figure(14, 0.8 + (1.75 if columns == _COLUMNS else 2.6) * rows)
-    panels = [ax for row in grid_of_axes(figure, rows, columns) for ax in row]
+    panels = grid_of_axes(figure, rows, columns)
     for ax in panels[len(comparison.games) :]:
         ax.set_visible(False)
     for ax, game in zip(panels, comparison.games, strict=False):
@@ -45,38 +48,41 @@ def plot_game_curves(comparison: Comparison) -> Figure | None:
                 ax.fill_between(
                     shared, values.min(axis=0), values.max(axis=0), color=style.color, alpha=0.14, linewidth=0
                 )
-        ax.set_title(game, loc="left", fontsize=9.5, color=TEXT, fontweight="bold", pad=4)
+        ax.set_title(game, fontsize=9.5, pad=4)
         spread = (max(reached) - min(reached)) or 1.0 if reached else 1.0
         for name, dashes in (("Random", (1, 2)), ("Human", (4, 3))):
             value = published()[name].scores[game][0]
             if reached and min(reached) - 0.6 * spread <= value <= max(reached) + 0.6 * spread:
                 ax.axhline(value, color=SOFT, linewidth=0.9, linestyle=(0, dashes))
-        ax.xaxis.set_major_formatter(FuncFormatter(_short))
-        ax.yaxis.set_major_formatter(FuncFormatter(_short))
+        ax.xaxis.set_major_formatter(FuncFormatter(short))
+        ax.yaxis.set_major_formatter(FuncFormatter(short))
         ax.locator_params(nbins=4)
         ax.tick_params(labelsize=8, length=2)
     _legend(figure, comparison)
-    figure.supxlabel("env steps", fontsize=9.5, color=SOFT)
-    figure.supylabel("mean return", fontsize=9.5, color=SOFT)
+    figure.supxlabel("env steps", color=SOFT)
+    figure.supylabel("mean return", color=SOFT)
     return figure
 
 
+@styled
 def plot_sample_efficiency(
     comparison: Comparison,
     aggregates: Mapping[str, Aggregates],
-    efficiencies: Mapping[str, SampleEfficiency],
+    efficiencies: Mapping[str, SampleEfficiency | None],
 ) -> Figure | None:
     """IQM over runs and mean against env steps with intervals; published final scores stand at the right.
 
-    efficiencies: by name of own methods with curves; None without any.
+    efficiencies: by name of own methods, None of those without curves. None without any.
     """
-    if not efficiencies:
+    if not any(efficiencies.values()):
         return None
     look = looks(comparison.methods)
     figure = new_figure(12, 4.4)
     panels = [("IQM over runs", "iqm_over_runs"), ("Mean", "mean")]
-    for ax, (title, field) in zip(grid_of_axes(figure, 1, 2)[0], panels, strict=True):
+    for ax, (title, field) in zip(grid_of_axes(figure, 1, 2), panels, strict=True):
         for name, efficiency in efficiencies.items():
+            if efficiency is None:
+                continue
             value, low, high = getattr(efficiency, field).T
             ax.plot(efficiency.env_steps, value, color=look[name].color, linewidth=2.4, marker="o",
                     markersize=3)  # fmt: skip
@@ -100,9 +106,8 @@ def plot_sample_efficiency(
             ax.annotate(name, (1.0, previous), xycoords=("axes fraction", "data"), xytext=(4, 0), va="center",
                         textcoords="offset points", fontsize=8.5, color=look[name].color,
                         annotation_clip=False)  # fmt: skip
-        ax.set_title(title, loc="left", fontsize=10.5, color=TEXT, fontweight="bold")
-        ax.set_xlabel("env steps")
-        ax.xaxis.set_major_formatter(FuncFormatter(_short))
+        ax.set(title=title, xlabel="env steps")
+        ax.xaxis.set_major_formatter(FuncFormatter(short))
     figure.axes[0].set_ylabel("human-normalised score")
     _legend(figure, comparison)
     return figure
@@ -113,13 +118,4 @@ def _legend(figure: Figure, comparison: Comparison) -> None:
     lines = [
         Line2D([], [], color=look[own.name].color, linewidth=2.5, label=own.name) for own in comparison.own
     ]
-    figure.legend(
-        handles=lines, loc="outside upper left", ncols=6, frameon=False, fontsize=9, labelcolor=TEXT
-    )
-
-
-def _short(value: float, _position: object = None) -> str:
-    size = abs(value)
-    if size >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    return f"{value / 1e3:.3g}k" if size >= 1e3 else f"{value:.3g}"
+    figure.legend(handles=lines, loc="outside upper left", ncols=6)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iris_wm.benchmark.methods import Comparison, Method
 from iris_wm.evaluation import scores
-from iris_wm.evaluation.published import normalize
 from iris_wm.evaluation.result import RunResult
+from iris_wm.reports.comparison import Comparison, Method
 
 _MAX_POINTS = 60
 
@@ -19,6 +18,11 @@ class Estimate:
     value: float
     low: float | None = None
     high: float | None = None
+
+    def __str__(self) -> str:
+        if self.low is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,8 @@ def sample_efficiency(method: Method, games: list[str]) -> SampleEfficiency | No
         by_game: dict[str, list[float]] = {game: [] for game in games}
         for game, curve in curves:
             reached = max(at for at in curve if at <= step)
-            by_game[game].append(float(normalize(game, curve[reached])))
-        table = scores.score_table(by_game)
+            by_game[game].append(curve[reached])
+        table = scores.human_normalized_table(by_game)
         means.append(_with_interval(table, scores.mean))
         iqms.append(_with_interval(table, scores.iqm_over_runs))
     return SampleEfficiency(np.array(steps, dtype=np.float64), np.array(means), np.array(iqms))

@@ -9,6 +9,7 @@ from rich.table import Table
 from iris_wm.benchmark.jobs import Job, Plan, State, inspect
 from iris_wm.benchmark.process import Outcome
 from iris_wm.benchmark.projection import Projection, env_steps_so_far
+from iris_wm.visualization.numbers import duration
 
 _REFRESH_SECONDS = 2.0
 
@@ -95,8 +96,8 @@ def summary(plan: Plan, projection: Projection) -> str:
         lines.append(f"time: {projection.hours_source}")
     else:
         lines.append(
-            f"time: {projection.num_jobs} jobs left x {_hours(projection.hours)} = "
-            f"{_hours(projection.total_hours)} of jobs, {_hours(projection.wall_hours)} with "
+            f"time: {projection.num_jobs} jobs left x {duration(3600 * projection.hours)} = "
+            f"{duration(3600 * projection.total_hours)} of jobs, {duration(3600 * projection.wall_hours)} with "
             f"{projection.workers} at once ({projection.hours_source})"
         )
     lines.append(
@@ -115,14 +116,6 @@ def failures(outcomes: list[Outcome], plan: Plan) -> str:
             failed[job.name] = f"refused: {status.reason}"
     logs = plan.output / "logs"
     return "\n".join(f"{name}: {reason}\n  log: {logs / name}.log" for name, reason in sorted(failed.items()))
-
-
-def _hours(hours: float) -> str:
-    if hours < 1 / 60:
-        return f"{hours * 3600:.0f} s"
-    if hours < 1:
-        return f"{hours * 60:.0f} min"
-    return f"{hours:,.1f} h" if hours < 48 else f"{hours:,.0f} h ({hours / 24:,.1f} days)"
 
 
 def _gigabytes(size: float) -> str:

@@ -1,66 +1,13 @@
-"""Tables of a report, and the same table as Markdown, CSV and LaTeX."""
+"""The tables of a comparison: aggregates, games, chances of improvement, cost, protocol."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from iris_wm.benchmark.aggregates import Aggregates, Estimate
-from iris_wm.benchmark.methods import Comparison, Method
 from iris_wm.evaluation.published import REFERENCES, published
-
-NOTHING = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text cells below a header; `best` holds the (row, column) of cells to emphasise."""
-
-    title: str
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-    best: frozenset[tuple[int, int]] = frozenset()
-
-    def markdown(self) -> str:
-        """A GitHub table; the first column is aligned left, the others right."""
-        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1)]
-        for i, row in enumerate(self.rows):
-            lines.append([f"**{cell}**" if (i, j) in self.best else cell for j, cell in enumerate(row)])
-        return "\n".join("| " + " | ".join(_pipes(cell) for cell in line) + " |" for line in lines) + "\n"
-
-    def csv(self) -> str:
-        """Comma-separated values with a header line."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
-        return text.getvalue()
-
-    def latex(self) -> str:
-        """A booktabs table."""
-        lines = [_latex(cell) for cell in self.header]
-        body = []
-        for i, row in enumerate(self.rows):
-            cells = [_latex(cell) for cell in row]
-            cells = [rf"\textbf{{{cell}}}" if (i, j) in self.best else cell for j, cell in enumerate(cells)]
-            body.append(" & ".join(cells) + r" \\")
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{_latex(self.caption)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
-                r"\toprule",
-                " & ".join(lines) + r" \\",
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+from iris_wm.reports.aggregates import Aggregates, Estimate
+from iris_wm.reports.comparison import Comparison, Method
+from iris_wm.reports.table import NOTHING, Table
 
 
 def aggregate_table(comparison: Comparison, aggregates: Mapping[str, Aggregates]) -> Table:
@@ -72,11 +19,11 @@ def aggregate_table(comparison: Comparison, aggregates: Mapping[str, Aggregates]
             [
                 method.name,
                 method.num_runs(comparison.games),
-                _estimate(figures.iqm_over_runs),
-                _estimate(figures.iqm_over_game_means),
-                _estimate(figures.median),
-                _estimate(figures.mean),
-                _estimate(figures.optimality_gap),
+                str(figures.iqm_over_runs or NOTHING),
+                str(figures.iqm_over_game_means),
+                str(figures.median),
+                str(figures.mean),
+                str(figures.optimality_gap or NOTHING),
                 str(figures.num_games_above_human),
             ]
         )
@@ -117,7 +64,7 @@ def improvement_table(chances: Mapping[tuple[str, str], Estimate]) -> Table:
         "Probability of improvement",
         "Chance that a run of the first method beats a run of the second in a game drawn at random.",
         ["methods", "probability"],
-        [[f"{own} > {other}", _estimate(chance)] for (own, other), chance in chances.items()],
+        [[f"{own} > {other}", str(chance)] for (own, other), chance in chances.items()],
     )
 
 
@@ -132,6 +79,7 @@ def protocol_table(comparison: Comparison) -> Table:
             [method.name, *(method.settings[key] for key in keys), method.source]
             for method in comparison.methods
         ],
+        is_prose=True,
     )
 
 
@@ -144,7 +92,7 @@ def cost_table(comparison: Comparison, gpu_prices: Mapping[str, float]) -> Table
             [
                 method.name,
                 method.gpu_model or NOTHING,
-                _hours(hours),
+                NOTHING if hours is None else f"{hours:,.1f}" if hours >= 0.1 else f"{hours:.2g}",
                 NOTHING if hours is None or price is None else f"${hours * price:,.2f}",
             ]
         )
@@ -170,24 +118,10 @@ def readme_table(comparison: Comparison, aggregates: Mapping[str, Aggregates]) -
     ).markdown()
 
 
-def _estimate(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return NOTHING
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
-
-
 def _spread(method: Method, game: str) -> str:
     runs = method.scores[game]
     mean = f"{np.mean(runs):,.1f}"
     return f"{mean} ± {np.std(runs, ddof=1):,.1f}" if method.is_own and len(runs) > 1 else mean
-
-
-def _hours(hours: float | None) -> str:
-    if hours is None:
-        return NOTHING
-    return f"{hours:,.1f}" if hours >= 0.1 else f"{hours:.2g}"
 
 
 def _best(rows: Sequence[Sequence[str]], columns: Mapping[int, object]) -> frozenset[tuple[int, int]]:
@@ -197,28 +131,3 @@ def _best(rows: Sequence[Sequence[str]], columns: Mapping[int, object]) -> froze
         values = {i: float(row[column].split()[0]) for i, row in enumerate(rows) if row[column] != NOTHING}
         best |= {(i, column) for i, value in values.items() if value == choose(values.values())}  # type: ignore[operator]
     return frozenset(best)
-
-
-def _pipes(cell: str) -> str:
-    return cell.replace("|", r"\|")
-
-
-def _latex(cell: str) -> str:
-    for plain, escaped in (
-        ("\\", r"\textbackslash{}"),
-        ("&", r"\&"),
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("#", r"\#"),
-    ):
-        cell = cell.replace(plain, escaped)
-    for plain, escaped in (
-        ("$", r"\$"),
-        ("±", r"$\pm$"),
-        ("≥", r"$\geq$"),
-        ("–", "--"),
-        (">", "$>$"),
-        ("<", "$<$"),
-    ):
-        cell = cell.replace(plain, escaped)
-    return cell

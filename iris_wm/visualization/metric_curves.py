@@ -6,27 +6,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from iris_wm.visualization import drawing
+from iris_wm.visualization.numbers import short
+from iris_wm.visualization.plot_style import COLORS, DANGER, SOFT, new_figure, styled
 
 COLUMNS = ("env_steps", "epoch", "name", "value")
-_GROUPS = ("tokenizer", "world", "policy", "collection", "evaluation")
-_GROUP_COLORS = {
-    "collection": drawing.REAL,
-    "evaluation": drawing.REWARD,
-    "tokenizer": drawing.RECONSTRUCTED,
-    "world": drawing.DREAM,
-    "policy": (120, 160, 250),
+_GROUPS = {
+    "tokenizer": COLORS[3],
+    "world": COLORS[0],
+    "policy": "#4a63c8",
+    "collection": COLORS[1],
+    "evaluation": COLORS[2],
 }
+"""Colours of the components, in the order in which they are drawn."""
 _RETURNS = ("collection/return", "evaluation/return")
 _RANDOM = "evaluation/random_return"
 _PANELS_A_ROW = 5
@@ -80,6 +78,7 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
     }
 
 
+@styled
 def draw_curves(
     curves: Mapping[str, Curve], *, title: str | None = None, random_return: float | None = None
 ) -> Image.Image:
@@ -95,92 +94,54 @@ def draw_curves(
         raise ValueError("curves: expected at least one metric, got none")
     if random_return is None and _RANDOM in curves:
         random_return = float(curves[_RANDOM].values[-1])
-    rows = _rows(curves)
+    places = _places(curves)
     timeline = _Timeline(curves)
-    margin, head, heading, panel, width = 0.3, (0.62 if title else 0.15), 0.34, 1.62, 15.0
-    height = (
-        head + len(rows) * panel + sum(heading for row in rows if any(place.heading for place in row)) + 0.1
-    )
-    cell = (width - 2 * margin) / _PANELS_A_ROW
-    figure = Figure(figsize=(width, height), dpi=100, facecolor=_hex(drawing.BACKGROUND))
-    canvas = FigureCanvasAgg(figure)
+    num_rows = 1 + max(row for row, _, _ in places.values())
+    figure = new_figure(15, 1.9 * num_rows + (0.7 if title else 0.2))
     if title:
-        figure.text(
-            margin / width,
-            1 - 0.3 / height,
-            title,
-            color=_hex(drawing.TEXT),
-            fontsize=15,
-            weight="bold",
-            va="center",
-        )
-    y = head
-    for row in rows:
-        if any(place.heading for place in row):
-            y += heading
-        for place in row:
-            left = margin + place.column * cell
-            color = _hex(_GROUP_COLORS.get(place.group, drawing.MUTED))
-            if place.heading:
-                text = place.group.replace("_", " ")
-                figure.text(
-                    left / width,
-                    1 - (y - 0.13) / height,
-                    text,
-                    color=color,
-                    fontsize=12,
-                    weight="bold",
-                    va="center",
-                )
-            box = (
-                (left + 0.42) / width,
-                1 - (y + panel - 0.33) / height,
-                (place.span * cell - 0.6) / width,
-                (panel - 0.66) / height,
-            )
-            _draw_panel(figure.add_axes(box), place.name, curves[place.name], color, timeline, random_return)
-        y += panel
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        figure.suptitle(title, x=0.005, ha="left", fontsize=15, weight="bold")
+    grid = figure.add_gridspec(num_rows, _PANELS_A_ROW)
+    before = None
+    for name, (row, column, span) in places.items():
+        group = _group(name)
+        color = _GROUPS.get(group, SOFT)
+        axes = figure.add_subplot(grid[row, column : column + span])
+        _draw_panel(axes, name, curves[name], color, timeline, random_return)
+        if group != before:
+            axes.annotate(group, (0, 1), xytext=(0, 20), xycoords="axes fraction", textcoords="offset points",
+                          fontsize=12, weight="bold", color=color)  # fmt: skip
+        before = group
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return Image.open(buffer).convert("RGB")
 
 
-@dataclass
-class _Place:
-    """Where a metric's panel stands in its row; `heading` is True for the first of its component."""
-
-    name: str
-    group: str
-    column: int
-    span: int
-    heading: bool
+def _group(name: str) -> str:
+    return name.split("/")[0] if "/" in name else "other"
 
 
-def _rows(curves: Mapping[str, Curve]) -> list[list[_Place]]:
-    """Rows of panels in reading order; a component starts in the row before if it fits there whole."""
+def _places(curves: Mapping[str, Curve]) -> dict[str, tuple[int, int, int]]:
+    """Row, column and width of each metric's panel, in reading order; a component stays in a row if it fits there."""
     returns = [name for name in _RETURNS if name in curves]
     groups: dict[str, list[str]] = {group: [] for group in _GROUPS}
     for name in curves:
         if name not in returns and name != _RANDOM:
-            groups.setdefault(name.split("/")[0] if "/" in name else "other", []).append(name)
-    spans = {1: (_PANELS_A_ROW,), 2: (_PANELS_A_ROW // 2, _PANELS_A_ROW - _PANELS_A_ROW // 2)}.get(
-        len(returns), ()
-    )
-    rows: list[list[_Place]] = [[]]
-    column = 0
-    for name, span in zip(returns, spans, strict=True):
-        rows[0].append(_Place(name, name.split("/")[0], column, span, heading=True))
-        column += span
-    for group, names in groups.items():
-        if column + len(names) > _PANELS_A_ROW and names:
-            rows.append([])
-            column = 0
-        for i, name in enumerate(names):
+            groups.setdefault(_group(name), []).append(name)
+    places: dict[str, tuple[int, int, int]] = {}
+    row = column = 0
+    for i, name in enumerate(returns):
+        width = (_PANELS_A_ROW + i) // len(returns)
+        places[name] = (0, column, width)
+        column += width
+    for names in groups.values():
+        if column + len(names) > _PANELS_A_ROW and column:
+            row, column = row + 1, 0
+        for name in names:
             if column == _PANELS_A_ROW:
-                rows.append([])
-                column = 0
-            rows[-1].append(_Place(name, group, column, 1, heading=i == 0))
+                row, column = row + 1, 0
+            places[name] = (row, column, 1)
             column += 1
-    return [row for row in rows if row]
+    return places
 
 
 class _Timeline:
@@ -212,28 +173,21 @@ def _draw_panel(
         # One point for each place: a metric may be logged many times an epoch.
         x, place, counts = np.unique(x, return_inverse=True, return_counts=True)
         values = np.bincount(place, weights=values) / counts
-    axes.set_facecolor(_hex(drawing.blend(drawing.BACKGROUND, (0, 0, 0), 0.25)))
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_hex(drawing.PANEL))
-    axes.tick_params(colors=_hex(drawing.MUTED), labelsize=8, length=2, width=0.6)
-    axes.grid(color=_hex(drawing.PANEL), linewidth=0.6)
+    axes.tick_params(labelsize=8, length=2, width=0.6)
     label = name.split("/", 1)[-1]
     if is_return:
         label += " by epoch" if timeline.by_epoch else " by environment step"
-    axes.set_title(label.replace("_", " "), loc="left", fontsize=9.5, color=_hex(drawing.TEXT), pad=5)
+    axes.set_title(label.replace("_", " "), fontsize=9.5, pad=5, fontweight="normal")
     ticks = MaxNLocator(8 if is_return else 4, integer=True).tick_values(0, timeline.end)
     axes.set_xticks(
         [tick for tick in ticks if 0 <= tick <= (timeline.end if timeline.by_epoch else timeline.last)]
     )
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.set_xlim(-0.01 * timeline.end, 1.01 * timeline.end or 1.0)
     if not timeline.by_epoch and timeline.end > timeline.last:
-        axes.axvspan(timeline.last, timeline.end * 1.01, color="black", alpha=0.25, linewidth=0)
+        axes.axvspan(timeline.last, timeline.end * 1.01, color="black", alpha=0.08, linewidth=0)
     if not len(values):
-        axes.text(
-            0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=_hex(drawing.DANGER)
-        )
+        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=DANGER)
         return
     smooth = _smooth(values)
     if len(values) == 1:
@@ -242,12 +196,12 @@ def _draw_panel(
         axes.plot(x, values, ".", color=color, markersize=5, alpha=0.55, markeredgewidth=0)
     else:
         axes.plot(x, values, color=color, linewidth=0.7, alpha=0.35 if smooth is not values else 0)
-    axes.plot(x, smooth, color=color, linewidth=1.7, solid_capstyle="round")
+    axes.plot(x, smooth, color=color, linewidth=1.7)
     if values.min() > 0 and np.quantile(values, 0.98) / np.quantile(values, 0.02) > 50:
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(_short))
+        axes.yaxis.set_major_formatter(FuncFormatter(short))
         if values.max() == values.min():
             margin = abs(values[0]) * 0.1 or 1.0
             axes.set_ylim(values[0] - margin, values[0] + margin)
@@ -256,18 +210,18 @@ def _draw_panel(
             low, high = values[len(values) // 20 :].min(), values[len(values) // 20 :].max()
             if values.max() - values.min() > 4 * (high - low) > 0:
                 axes.set_ylim(low - 0.1 * (high - low), high + 0.25 * (high - low))
-    axes.set_title(_short(smooth[-1]), loc="right", fontsize=9.5, color=color, pad=5, fontweight="bold")
+    axes.set_title(short(smooth[-1]), loc="right", fontsize=9.5, color=color, pad=5)
     if is_return and random_return is not None and math.isfinite(random_return):
-        axes.axhline(random_return, color=_hex(drawing.DANGER), linewidth=1.2, linestyle=(0, (5, 3)))
+        axes.axhline(random_return, color=DANGER, linewidth=1.2, linestyle=(0, (5, 3)))
         axes.annotate(
-            f"random policy {_short(random_return)}",
+            f"random policy {short(random_return)}",
             (0, random_return),
             xycoords=("axes fraction", "data"),
             xytext=(6, 3),
             textcoords="offset points",
             fontsize=8,
-            color=_hex(drawing.DANGER),
-            bbox={"facecolor": axes.get_facecolor(), "alpha": 0.75, "edgecolor": "none", "pad": 1},
+            color=DANGER,
+            bbox={"facecolor": axes.get_facecolor(), "alpha": 0.8, "edgecolor": "none", "pad": 1},
         )
 
 
@@ -280,17 +234,3 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     center = np.arange(len(values))
     start, stop = np.maximum(center - window, 0), np.minimum(center + window + 1, len(values))
     return (total[stop] - total[start]) / (stop - start)
-
-
-def _short(value: float, _position: Any = None) -> str:
-    """A number in few characters: 1.2k, 0.034, 3e-05."""
-    size = abs(value)
-    if size >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    if size >= 1e3:
-        return f"{value / 1e3:.3g}k"
-    return f"{value:.3g}"
-
-
-def _hex(color: drawing.Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from iris_wm.benchmark.jobs import PLAN_FILE
-from iris_wm.benchmark.protocol import ENV_STEPS, differences, refusal
+from iris_wm.evaluation.protocol import ENV_STEPS, differences, refusal
 from iris_wm.evaluation.published import games as all_games
-from iris_wm.evaluation.published import normalize, published_method
-from iris_wm.evaluation.result import RESULT_FILE, RunResult, load_result
-from iris_wm.evaluation.scores import Array, score_table
+from iris_wm.evaluation.published import published_method
+from iris_wm.evaluation.result import BENCHMARK_FILE, RESULT_FILE, RunResult, load_result
+from iris_wm.evaluation.scores import Array, human_normalized_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Method:
 
     def table(self, games: Sequence[str]) -> Array:
         """Human-normalised scores (num_runs, num_games)."""
-        return score_table({game: normalize(game, self.scores[game]) for game in games})
+        return human_normalized_table(self.scores, games)
 
     def num_runs(self, games: Sequence[str]) -> str:
         """Runs per game in words: "5", "52 to 60", or "means" where only game means are public."""
@@ -96,9 +95,11 @@ def compare(
 
 
 def _own_method(output: Path, name: str, notes: list[str]) -> Method:
-    if not (output / PLAN_FILE).is_file():
-        raise ValueError(f"{output}: no {PLAN_FILE} here, expected a folder of iris-wm benchmark atari100k")
-    budget = json.loads((output / PLAN_FILE).read_text(encoding="utf-8"))["env_steps"]
+    if not (output / BENCHMARK_FILE).is_file():
+        raise ValueError(
+            f"{output}: no {BENCHMARK_FILE} here, expected a folder of iris-wm benchmark atari100k"
+        )
+    budget = json.loads((output / BENCHMARK_FILE).read_text(encoding="utf-8"))["env_steps"]
     results: list[RunResult] = []
     runs = sorted((output / "runs").iterdir()) if (output / "runs").is_dir() else []
     unfinished = []

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iris_wm.benchmark.aggregates import aggregate, improvements, sample_efficiency
 from iris_wm.benchmark.jobs import Plan
-from iris_wm.benchmark.methods import compare
 from iris_wm.benchmark.process import run_job
-from iris_wm.benchmark.protocol import ENV_STEPS, differences, refusal
-from iris_wm.benchmark.report import write_report
-from iris_wm.benchmark.tables import Table, aggregate_table, readme_table
 from iris_wm.evaluation import scores
+from iris_wm.evaluation.protocol import ENV_STEPS, differences, refusal
 from iris_wm.evaluation.published import games, published_method
 from iris_wm.evaluation.result import load_result
+from iris_wm.reports.aggregates import aggregate, improvements, sample_efficiency
+from iris_wm.reports.benchmark_report import write_benchmark_report
+from iris_wm.reports.comparison import compare
+from iris_wm.reports.comparison_tables import aggregate_table, readme_table
+from iris_wm.reports.table import Table
 
 MakePlan = Callable[..., Plan]
 
@@ -208,7 +209,7 @@ def test_the_report_is_complete_and_repeatable(done: Plan, tmp_path: Path):
         "methods": ["IRIS", "SimPLe"],
         "gpu_prices": {"A100": 2.0, "cpu": 0.1},
     }
-    first = write_report([done.output], folder=tmp_path / "a", **arguments)
+    first = write_benchmark_report([done.output], folder=tmp_path / "a", **arguments)
     stems = {path.name for path in first.files}
     for table in ("aggregates", "games", "cost", "protocol", "improvement"):
         assert {f"{table}.md", f"{table}.csv", f"{table}.tex"} <= stems
@@ -226,7 +227,7 @@ def test_the_report_is_complete_and_repeatable(done: Plan, tmp_path: Path):
     assert len(json.loads((tmp_path / "a" / "runs.json").read_text())["ours <b>"]) == 4
     rows = list(csv.DictReader((tmp_path / "a" / "cost.csv").open()))
     assert rows[1] == {"method": "IRIS", "device": "A100", "device-hours": "84.0", "cost": "$168.00"}
-    second = write_report([done.output], folder=tmp_path / "b", **arguments)
+    second = write_benchmark_report([done.output], folder=tmp_path / "b", **arguments)
     for path in second.files:
         assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes(), path.name
 
@@ -235,7 +236,7 @@ def test_a_benchmark_alone_and_of_single_runs_has_a_report(make_plan: MakePlan):
     plan = make_plan(seeds=(0,))
     for job in plan.jobs:
         assert run_job(job, plan).ok
-    report = write_report([plan.output])
+    report = write_benchmark_report([plan.output])
     assert report.folder == plan.output / "report"
     text = report.page.read_text()
     assert "no interval from single runs" in text
