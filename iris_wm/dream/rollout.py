@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.policy.actor_critic import ActorCritic, PolicyState
+from iris_wm.streams import row_seeds
 from iris_wm.tokenizer.tokenizer import Tokenizer
 from iris_wm.world.network import WorldNetwork
 
@@ -76,7 +77,6 @@ class Imagination:
         self.config = config
         sampling = SamplingConfig(temperature=config.temperature, context_overflow=config.context_overflow)
         self.token_env = TokenEnv(world, batch_size, sampling, dtype)
-        self._action_draw = torch.zeros(1, dtype=torch.int64, device=self.token_env.device)
         self._should_use_cuda_graph = should_use_cuda_graph and self.token_env.device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
         self._static_inputs: dict[str, Tensor] = {}
@@ -106,8 +106,9 @@ class Imagination:
         """
         if self.token_env.device.type != "cpu":
             self.token_env.refresh_weights()
+        seeds = row_seeds(seed, len(obs_tokens))
         if not self._should_use_cuda_graph:
-            self.token_env.seed.fill_(seed)
+            self.token_env.draw.seed.copy_(seeds, non_blocking=True)
             return self._roll_out(obs_tokens, state, past or [], first_inputs)
         inputs = {"obs_tokens": obs_tokens, "hidden": state.hidden, "cell": state.cell}
         if first_inputs is not None:
@@ -118,7 +119,7 @@ class Imagination:
             self._capture(inputs, len(past or []))
         for name, value in inputs.items():
             self._static_inputs[name].copy_(value)
-        self.token_env.seed.fill_(seed)
+        self.token_env.draw.seed.copy_(seeds, non_blocking=True)
         assert self._graph is not None
         assert self._static_output is not None
         self._graph.replay()
@@ -157,8 +158,7 @@ class Imagination:
     ) -> Rollout:
         env = self.token_env
         with torch.autocast(env.device.type, enabled=False):
-            env.reset(obs_tokens, env.seed, past)
-        self._action_draw.fill_(2**40)  # a stream of draws that the environment never reaches
+            env.reset(obs_tokens, env.draw.seed, past)
         first_state = state
         is_finite = torch.ones((), dtype=torch.bool, device=env.device)
         columns: dict[str, list[Tensor]] = {
@@ -170,8 +170,7 @@ class Imagination:
             else:
                 inputs = self.policy_inputs(obs_tokens)
             output, state = self.policy(inputs, state)
-            actions = iris_kernels.sample_tokens(output.action_logits.float(), env.seed, self._action_draw)
-            self._action_draw.add_(1)
+            actions = iris_kernels.sample_tokens(output.action_logits.float(), *env.draw.of("action"))
             with torch.autocast(env.device.type, enabled=False):  # its dtype is fixed by the cache
                 step = env.step(actions, should_predict_frame=t + 1 < self.config.horizon)
             for logits in (output.action_logits, step.reward_logits, step.termination_logits):

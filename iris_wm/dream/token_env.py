@@ -11,6 +11,7 @@ import iris_kernels
 import torch
 from torch import Tensor
 
+from iris_wm.streams import Draw, row_seeds
 from iris_wm.world.network import WorldConfig, WorldNetwork
 from iris_wm.world.transformer import DecodeWeights, decode, grouped, refresh_grouped
 
@@ -90,8 +91,7 @@ class TokenEnv:
         self._layers = [DecodeWeights.of(block, dtype) for block in transformer.blocks]
         self._ln_out = grouped(transformer.ln_out, dtype)
         self._head = [grouped(world.observation_head[i], dtype) for i in (0, 2)]
-        self.seed = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._draw = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.draw = Draw.start(torch.zeros(batch_size, dtype=torch.int64), self.device)
         self._num_cached = 0
         self._obs_tokens = torch.zeros(
             batch_size, self.layout.tokens_per_frame, dtype=torch.int64, device=self.device
@@ -114,16 +114,15 @@ class TokenEnv:
 
         Args:
             obs_tokens: (B, K) int64, the current frames.
-            seed: all later draws depend on it alone.
+            seed: all later draws depend on it alone. An int, from which each environment gets its own, or (B,) int64,
+                one for each.
             past: earlier steps, oldest first: (obs_tokens (B, K), actions (B,)); at most max_past of them count.
         """
         if self.device.type == "cpu":
             self.refresh_weights()
-        if isinstance(seed, Tensor):
-            self.seed.copy_(seed)
-        else:
-            self.seed.fill_(seed)
-        self._draw.zero_()
+        seeds = seed if isinstance(seed, Tensor) else row_seeds(seed, self.batch_size)
+        self.draw.seed.copy_(seeds, non_blocking=True)
+        self.draw.step.zero_()
         past = list(past or [])
         self._refill(obs_tokens, past[max(0, len(past) - max_past(self.world.config)) :])
 
@@ -152,8 +151,9 @@ class TokenEnv:
         obs_tokens, at_action, logits = step(actions, should_predict_frame, should_return_logits)
         reward_logits = self.world.reward_head(at_action)
         termination_logits = self.world.termination_head(at_action)
-        rewards = self._sample(reward_logits).float() - 1
-        terminations = self._sample(termination_logits).bool()
+        rewards = self._sample(reward_logits, "reward").float() - 1
+        terminations = self._sample(termination_logits, "termination").bool()
+        self.draw.step.add_(1)
         self._obs_tokens.copy_(obs_tokens)
         return TokenStep(obs_tokens, rewards, terminations, reward_logits, termination_logits, logits)
 
@@ -214,14 +214,13 @@ class TokenEnv:
                 world.token_embedding.weight.detach()[None],
                 world.position_embedding.weight.detach()[None],
                 self.cache.position,
-                self.seed,
-                self._draw,
+                *self.draw.of("tokens"),
+                place=k,
                 temperature=self.sampling.temperature,
                 top_k=self.sampling.top_k,
                 top_p=self.sampling.top_p,
                 return_logits=with_logits,
             )
-            self._draw.add_(1)
             tokens.append(out[0][0])
             if with_logits:
                 logits.append(out[2][0])
@@ -254,7 +253,7 @@ class TokenEnv:
         hidden = world.transformer.ln_out(hidden)
         logits = self._observation_logits(hidden[:, 1:])
         sampling = self.sampling
-        tokens = self._sample(logits.flatten(0, 1), sampling.top_k, sampling.top_p)
+        tokens = self._sample(logits.flatten(0, 1), "tokens", sampling.top_k, sampling.top_p)
         tokens = tokens.view(-1, layout.tokens_per_frame)
         return tokens, hidden[:, 0], logits if with_logits else None
 
@@ -264,15 +263,12 @@ class TokenEnv:
         inner = torch.nn.functional.linear(hidden.to(weight_1.dtype), weight_1[0], bias_1[0]).relu()
         return torch.nn.functional.linear(inner, weight_2[0], bias_2[0]).float()
 
-    def _sample(self, logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-        """One class a row of (M, num_classes) logits; (M,) int64."""
-        drawn = iris_kernels.sample_tokens(
+    def _sample(self, logits: Tensor, stream: str, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+        """One class a row of (M, num_classes) logits, M / B for each environment; (M,) int64."""
+        return iris_kernels.sample_tokens(
             logits.float(),
-            self.seed,
-            self._draw,
+            *self.draw.of(stream),
             temperature=self.sampling.temperature,
             top_k=top_k,
             top_p=top_p,
         )
-        self._draw.add_(1)
-        return drawn

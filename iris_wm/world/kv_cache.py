@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass
 class KVCache:
-    """keys, values: (L, B, N, Tmax, D). position: (1,) int32 on the device, tokens held so far.
+    """keys, values: (L, B, N, Tmax, D). position: (B,) int32 on the device, tokens held so far of each game.
 
-    Nothing is ever cleared: rows at position and beyond are dead and will be overwritten.
+    Nothing is ever cleared: a game's rows at its position and beyond are dead and will be overwritten.
     """
 
     keys: Tensor
@@ -32,7 +32,7 @@ class KVCache:
         return KVCache(
             torch.zeros(shape, device=device, dtype=dtype),
             torch.zeros(shape, device=device, dtype=dtype),
-            torch.zeros(1, device=device, dtype=torch.int32),
+            torch.zeros(batch_size, device=device, dtype=torch.int32),
         )
 
     @property

@@ -179,12 +179,11 @@ def decode(
         "is_block_causal": is_block_causal,
     }
     if (packed := _packed(weights, cache)) is not None and not torch.is_grad_enabled():
-        start = int(cache.position)
-        iris_kernels.check_room(num_new, start, cache.max_tokens)
+        iris_kernels.check_room(num_new, cache.position, cache.max_tokens)
         x = x.contiguous()
         for i, packed_layer in enumerate(packed):
             wanted = num_wanted if i + 1 == len(packed) else num_new
-            x = packed_layer(x, cache.keys[i], cache.values[i], start, num_wanted=wanted, **options)
+            x = packed_layer(x, cache.keys[i], cache.values[i], cache.position, num_wanted=wanted, **options)
         cache.position.add_(num_kept)
         return x
     residual = x.reshape(1, batch_size * num_new, embed_dim)

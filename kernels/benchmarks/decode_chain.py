@@ -52,7 +52,7 @@ def plain_layer(x: Tensor, w: LayerWeights, k_cache: Tensor, v_cache: Tensor, po
     dtype = w.qkv_weight.dtype
     h = F.layer_norm(x, (WIDTH,), w.ln1_weight[0].float(), w.ln1_bias[0].float()).to(dtype)
     qkv = F.linear(h, w.qkv_weight[0], w.qkv_bias[0]).view(batch, new, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-    rows = position.long() + torch.arange(new, device=x.device)
+    rows = position[:1].long() + torch.arange(new, device=x.device)  # all rows stand at one position
     k_cache[0].index_copy_(2, rows, qkv[1])
     v_cache[0].index_copy_(2, rows, qkv[2])
     visible = torch.arange(LENGTH, device=x.device) <= rows[:, None]
@@ -72,8 +72,8 @@ def _token_cases(
     size = WIDTH // HEADS
     caches = torch.zeros(num_layers, 2, 1, batch, HEADS, LENGTH, size, device=device, dtype=dtype)
     x = torch.randn(1, batch, 1, WIDTH, device=device)
-    where = torch.tensor([position], dtype=torch.int32, device=device)
-    number = torch.tensor([1], device=device)
+    where = torch.full((batch,), position, dtype=torch.int32, device=device)
+    number = torch.arange(batch, device=device)
 
     def with_kernels() -> Tensor:
         hidden = x
@@ -108,7 +108,7 @@ def _launch_cases(device: torch.device, dtype: torch.dtype, batch: int, position
     x = torch.randn(1, batch, WIDTH, device=device)
     attended, hidden = x.to(dtype), torch.randn(1, batch, 4 * WIDTH, device=device).to(dtype)
     caches = torch.zeros(2, 1, batch, HEADS, LENGTH, WIDTH // HEADS, device=device, dtype=dtype)
-    where = torch.tensor([position], dtype=torch.int32, device=device)
+    where = torch.full((batch,), position, dtype=torch.int32, device=device)
     qkv = torch.randn(1, batch, 1, 3 * WIDTH, device=device).to(dtype)
     shape = f"B={batch} position={position} {str(dtype)[6:]}"
     item, linear = dtype.itemsize, 2.0 * batch * WIDTH * WIDTH

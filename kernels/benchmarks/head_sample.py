@@ -17,8 +17,8 @@ def _cases_of(device: torch.device, dtype: torch.dtype, batch: int, is_small: bo
     shapes = ((WIDTH,), (WIDTH,), (WIDTH, WIDTH), (WIDTH,), (CODES, WIDTH), (CODES,), (CODES, WIDTH))
     weights = [(torch.randn(1, *shape) * 0.06).to(device, dtype) for shape in (*shapes, (POSITIONS, WIDTH))]
     x = torch.randn(1, batch, WIDTH, device=device)
-    where = torch.tensor([17], dtype=torch.int32, device=device)
-    number = torch.tensor([1], device=device)
+    where = torch.full((batch,), 17, dtype=torch.int32, device=device)
+    number = torch.arange(batch, device=device)
 
     arguments: tuple[Any, ...] = (x, *weights, where, number, number)
 
@@ -32,11 +32,12 @@ def _cases_of(device: torch.device, dtype: torch.dtype, batch: int, is_small: bo
     flops = 2.0 * batch * WIDTH * (WIDTH + CODES)
     moved = sum(weight.numel() for weight in weights[:6]) * dtype.itemsize + batch * WIDTH * 8.0
     shape = f"B={batch} C={WIDTH} V={CODES} {str(dtype)[6:]}"
-    for name, cut in (("", (1.0, 0, 1.0)), (" top-k top-p", (0.9, 50, 0.9))):
+    cut_off = {"temperature": 0.9, "top_k": 50, "top_p": 0.9}
+    for name, cut in (("", {}), (" top-k top-p", cut_off)):
         yield Case(
             f"head_sample {shape}",
             f"iris_kernels{name}",
-            partial(iris_kernels.head_sample, *arguments, *cut),
+            partial(iris_kernels.head_sample, *arguments, **cut),
             flops,
             moved,
         )
@@ -44,7 +45,7 @@ def _cases_of(device: torch.device, dtype: torch.dtype, batch: int, is_small: bo
         yield Case(
             f"sample_tokens {shape}",
             f"iris_kernels{name}",
-            partial(iris_kernels.sample_tokens, logits, number, number, *cut),
+            partial(iris_kernels.sample_tokens, logits, number, number, **cut),
             0.0,
             4.0 * logits.numel(),
         )

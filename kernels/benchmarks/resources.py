@@ -60,7 +60,7 @@ def _decode_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
                 f"{name} M={rows} {inputs}->{width}",
                 partial(decode_chain.launch_linear_residual, x, weight, bias, residual, residual),
             )
-    position = torch.zeros(1, dtype=torch.int32)
+    position = torch.zeros(3, dtype=torch.int32)
     for size, new in itertools.product((16, 32, 64, 128), (1, 33)):
         qkv = torch.empty(2, 3, new, 3 * 4 * size, dtype=dtype)
         cache = torch.empty(2, 3, 4, 340, size, dtype=dtype)
@@ -72,7 +72,7 @@ def _decode_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
 
 
 def _head_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
-    number = torch.zeros(1, dtype=torch.int64)
+    number = torch.zeros(64, dtype=torch.int64)
     plain, cut_off = (1.0, 0, 1.0), (0.9, 50, 0.9)
     shapes = ((256, 256, plain), (256, 512, plain), (512, 512, cut_off), (512, 1024, plain))
     for width, codes, cut in shapes:
@@ -84,20 +84,20 @@ def _head_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
             torch.empty(groups, width, width, dtype=dtype),
         )
         table, bias = torch.empty(groups, codes, width, dtype=dtype), torch.empty(groups, codes, dtype=dtype)
-        x, position = torch.empty(groups, rows, width), torch.zeros(1, dtype=torch.int32)
+        x, position = torch.empty(groups, rows, width), torch.zeros(rows, dtype=torch.int32)
         tokens, logits = torch.empty(groups, rows, dtype=torch.int64), torch.empty(groups, rows, codes)
         yield (
             f"{name} C={width} V={codes}{' top-k top-p' if cut[1] else ''}",
             partial(
                 head_sample.launch_head_sample, x, vector, vector, square, vector, table, bias, table, table,
-                position, number, number, *cut, tokens, x, logits,
+                position, number, number, 0, 0, *cut, tokens, x, logits,
             ),
         )  # fmt: skip
     for codes, cut in ((512, plain), (512, cut_off), (8192, cut_off)):
         logits, tokens = torch.empty(64, codes, dtype=dtype), torch.empty(64, dtype=torch.int64)
         yield (
             f"{name} V={codes}{' top-k top-p' if cut[1] else ''}",
-            partial(head_sample.launch_sample_tokens, logits, number, number, *cut, 0, tokens),
+            partial(head_sample.launch_sample_tokens, logits, number, number, 0, 0, *cut, tokens),
         )
 
 

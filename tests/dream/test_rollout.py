@@ -112,9 +112,9 @@ def test_same_seed_same_rollout_and_different_seed_another(agent, start):
     first = imagination.imagine(*start, seed=1)
     assert equal(imagination.imagine(*start, seed=1), first)
     assert equal(new_imagination(agent).imagine(*start, seed=1), first)
-    other = imagination.imagine(*start, seed=2)
-    assert not torch.equal(other.obs_tokens, first.obs_tokens)
-    assert not torch.equal(other.actions, first.actions)
+    others = [imagination.imagine(*start, seed=seed) for seed in range(2, 8)]
+    for name in ("obs_tokens", "actions"):  # this policy is often sure of what to do
+        assert any(not torch.equal(getattr(other, name), getattr(first, name)) for other in others)
 
 
 def test_policy_and_world_draw_from_streams_of_their_own(agent, start):

@@ -6,6 +6,7 @@ import torch
 
 from iris_wm.dream import token_env
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv, max_past
+from iris_wm.streams import Draw, row_seeds
 from iris_wm.world.loss import world_loss
 from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig, WorldNetwork
 
@@ -62,7 +63,7 @@ class PlainEnv:
         self.num_restarts = 0
 
     def reset(self, obs_tokens: torch.Tensor, seed: int) -> None:
-        self.seed, self.draw = torch.tensor([seed]), 0
+        self.draw = Draw.start(row_seeds(seed, len(obs_tokens)))
         self.history: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.begin(obs_tokens, [])
 
@@ -81,12 +82,18 @@ class PlainEnv:
         x = torch.stack(self.rows, dim=1) + self.world.position_embedding.weight[: len(self.rows)]
         return self.world.transformer(x, self.world.pattern)[:, -1]
 
-    def sample(self, logits: torch.Tensor) -> torch.Tensor:
-        drawn = iris_kernels.sample_tokens(
-            logits, self.seed, torch.tensor([self.draw]), temperature=self.sampling.temperature
+    def sample(self, logits: torch.Tensor, stream: str, place: int = 0) -> torch.Tensor:
+        return iris_kernels.sample_tokens(
+            logits, *self.draw.of(stream), place=place, temperature=self.sampling.temperature
         )
-        self.draw += 1
-        return drawn
+
+    def sample_outcome(
+        self, reward_logits: torch.Tensor, termination_logits: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        rewards = self.sample(reward_logits, "reward") - 1
+        terminations = self.sample(termination_logits, "termination").bool()
+        self.draw = self.draw.next()
+        return rewards, terminations
 
     def step(self, actions: torch.Tensor, should_predict_frame: bool = True) -> tuple[torch.Tensor, ...]:
         num_passes = 1 + K if should_predict_frame else 1
@@ -105,8 +112,8 @@ class PlainEnv:
                 termination_logits = self.world.termination_head(hidden)
             if should_predict_frame and k < K:
                 observation_logits.append(self.world.observation_head(hidden))
-                tokens.append(self.sample(observation_logits[-1]))
-        rewards, terminations = self.sample(reward_logits) - 1, self.sample(termination_logits).bool()
+                tokens.append(self.sample(observation_logits[-1], "tokens", k))
+        rewards, terminations = self.sample_outcome(reward_logits, termination_logits)
         if should_predict_frame:
             self.obs_tokens = torch.stack(tokens, dim=1)
             observation_logits = torch.stack(observation_logits, dim=1)
@@ -134,9 +141,10 @@ class PlainParallelEnv(PlainEnv):
         output = self.world(segment, taken)
         logits = output.observation_logits[:, -K:]
         if should_predict_frame:
-            self.obs_tokens = self.sample(logits.flatten(0, 1)).view(-1, K)
+            drawn = [self.sample(logits[:, k], "tokens", k) for k in range(K)]
+            self.obs_tokens = torch.stack(drawn, dim=1)
         reward_logits, termination_logits = output.reward_logits[:, -1], output.termination_logits[:, -1]
-        rewards, terminations = self.sample(reward_logits) - 1, self.sample(termination_logits).bool()
+        rewards, terminations = self.sample_outcome(reward_logits, termination_logits)
         return self.obs_tokens, rewards, terminations, reward_logits, termination_logits, logits
 
 
@@ -254,7 +262,7 @@ def test_same_seed_same_rollout(world):
     assert torch.equal(roll_out(env, seed=3), first)
     assert torch.equal(roll_out(TokenEnv(world, B), seed=3), first)
     assert not torch.equal(roll_out(env, seed=4), first)
-    env.reset(frames(), torch.tensor([3]))
+    env.reset(frames(), row_seeds(3, B))
     assert torch.equal(env.step(actions_of(1)[0]).obs_tokens, first[0])
 
 
@@ -289,13 +297,11 @@ def test_draws_follow_the_distribution():
     assert ((counts / num - probabilities).abs() < 4 * error + 1e-4).all()
 
 
-def test_environments_of_a_batch_do_not_touch_each_other():
-    world = new_world()
-    env = TokenEnv(world, B, SamplingConfig(temperature=0.0))
-    together = roll_out(env, seed=0)
+def test_environments_of_a_batch_do_not_touch_each_other(world):
+    together = roll_out(TokenEnv(world, B), seed=5)
     for i in range(B):
-        alone = TokenEnv(world, 1, SamplingConfig(temperature=0.0))
-        alone.reset(frames()[i : i + 1], seed=0)
+        alone = TokenEnv(world, 1)
+        alone.reset(frames()[i : i + 1], row_seeds(5, B)[i : i + 1])
         for t, actions in enumerate(actions_of(2 * CONTEXT)):
             assert torch.equal(alone.step(actions[i : i + 1]).obs_tokens[0], together[t, i])
 

@@ -25,12 +25,15 @@ def relative_error(got: Tensor, wanted: Tensor) -> float:
     return ((got.double() - wanted.double()).norm() / wanted.double().norm()).item()
 
 
-def attention_inputs(size: int, new: int, position: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """qkv, and caches whose dead rows are not numbers, with a guard row of another problem behind."""
-    qkv = (2 * torch.randn(1, 2, new, 3 * HEADS * size)).to(dtype)
-    caches = (2 * torch.randn(2, 1, 2, HEADS, position + new + 2, size)).to(dtype)
-    caches[..., position:, :] = float("nan")
-    return qkv, caches
+def attention_inputs(
+    size: int, new: int, positions: list[int], dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv, caches whose dead rows are not numbers, with guard rows of another problem behind, and positions."""
+    qkv = (2 * torch.randn(1, len(positions), new, 3 * HEADS * size)).to(dtype)
+    caches = (2 * torch.randn(2, 1, len(positions), HEADS, max(positions) + new + 2, size)).to(dtype)
+    for row, position in enumerate(positions):
+        caches[:, :, row, :, position:] = float("nan")
+    return qkv, caches, torch.tensor(positions, dtype=torch.int32)
 
 
 @needs_compiler
@@ -48,9 +51,8 @@ def attention_inputs(size: int, new: int, position: int, dtype: torch.dtype) -> 
 def test_decode_attention(
     size: int, new: int, num_context: int, position: int, is_block_causal: bool, dtype: torch.dtype
 ) -> None:
-    qkv, caches = attention_inputs(size, new, position, dtype)
+    qkv, caches, at = attention_inputs(size, new, [position, 0, position, position // 2], dtype)
     exact = caches.double()
-    at = torch.tensor([position], dtype=torch.int32)
     wanted = reference.decode_attention(
         qkv.double(), exact[0], exact[1], at, HEADS, num_context, is_block_causal
     )
@@ -67,9 +69,9 @@ def test_decode_attention(
 @needs_compiler
 @torch.no_grad()
 def test_decode_attention_with_scores_far_apart() -> None:
-    qkv, caches = attention_inputs(32, 2, 40, torch.float32)
+    qkv, caches, at = attention_inputs(32, 2, [40, 39], torch.float32)
     qkv *= 30
-    exact, at = caches.double(), torch.tensor([40], dtype=torch.int32)
+    exact = caches.double()
     wanted = reference.decode_attention(qkv.double(), exact[0], exact[1], at, HEADS, 2, False)
     got = iris_kernels.decode_attention(qkv, caches[0], caches[1], at, num_heads=HEADS)
     assert relative_error(got, wanted) < 1e-4
@@ -78,8 +80,8 @@ def test_decode_attention_with_scores_far_apart() -> None:
 @needs_compiler
 @torch.no_grad()
 def test_rows_that_do_not_fit_are_refused() -> None:
-    qkv, caches = attention_inputs(16, 2, 3, torch.float32)
-    at = torch.tensor([6], dtype=torch.int32)
+    qkv, caches, at = attention_inputs(16, 2, [3, 3], torch.float32)
+    at[1] = 6
     with pytest.raises(ValueError, match="2 rows at position 6 do not fit a cache of 7 rows"):
         iris_kernels.decode_attention(qkv, caches[0], caches[1], at, num_heads=HEADS)
 
@@ -120,11 +122,15 @@ def test_group_norm_silu(channels: int, num_groups: int, height: int, width: int
 def test_sample_tokens(codes: int, temperature: float) -> None:
     """The same draws; only where two codes are equal but for rounding may it take the other."""
     logits = 3 * torch.randn(100, codes)
-    for seed, step, stream in ((7, 0, 0), (-5, 2**33 + 1, 3), (2**62, 2**40, 65535)):
-        seeds, steps = torch.tensor([seed]), torch.tensor([step])
+    for num_games, seed, step, stream, place in (
+        (1, 7, 0, 0, 0), (20, -5, 2**33 + 1, 3, 1), (100, 2**62, 2**40, 65535, 2**31 - 1)
+    ):  # fmt: skip
+        seeds, steps = seed + torch.arange(num_games) * 2**33, step + torch.arange(num_games)
         assert c_sampler.is_available(logits, temperature, 0, 1.0)
-        tokens = iris_kernels.sample_tokens(logits, seeds, steps, temperature, stream=stream)
-        noise = head_sample.gumbel_noise(100, codes, seeds, steps, stream)
+        tokens = iris_kernels.sample_tokens(
+            logits, seeds, steps, stream, place=place, temperature=temperature
+        )
+        noise = head_sample.gumbel_noise(100, codes, seeds, steps, stream, place)
         sums = logits / temperature + noise
         torch.testing.assert_close(sums.gather(1, tokens[:, None])[:, 0], sums.amax(1), atol=1e-5, rtol=1e-6)
 
@@ -148,8 +154,7 @@ def test_sample_tokens_where_numbers_are_missing() -> None:
 @torch.no_grad()
 def test_the_number_of_threads_changes_no_bit() -> None:
     x = torch.randn(4, 64, 8, 8)
-    qkv, caches = attention_inputs(64, 33, 60, torch.float32)
-    at = torch.tensor([60], dtype=torch.int32)
+    qkv, caches, at = attention_inputs(64, 33, [60, 2, 31], torch.float32)
     results = []
     number = torch.tensor([1])
     before = torch.get_num_threads()
@@ -182,7 +187,7 @@ def test_a_packed_layer_is_the_layer(batch: int, new: int, wanted: int, dtype: t
     x = torch.randn(batch, new, width)
     caches = torch.randn(2, 1, batch, heads, 60, width // heads).to(dtype)
     copies = caches.clone()
-    at, num_context = torch.tensor([20], dtype=torch.int32), min(new, 17)
+    at, num_context = torch.arange(batch, dtype=torch.int32) % 20, min(new, 17)
     weights = iris_kernels.LayerWeights(*(tensor for pair in pairs for tensor in pair))
     whole = iris_kernels.decode_layer(
         x[None], weights, caches[0], caches[1], at, num_heads=heads, num_context=num_context
@@ -190,7 +195,7 @@ def test_a_packed_layer_is_the_layer(batch: int, new: int, wanted: int, dtype: t
     assert iris_kernels.PackedLayer.is_available(pairs[1][0], width // heads)
     layer = iris_kernels.PackedLayer(*pairs)
     got = layer(
-        x, copies[0, 0], copies[1, 0], 20,
+        x, copies[0, 0], copies[1, 0], at,
         num_heads=heads, num_context=num_context, num_wanted=wanted, is_block_causal=False,
     )  # fmt: skip
     limit = 1e-6 if dtype == torch.float32 else 5e-3

@@ -15,8 +15,8 @@ from torch import Tensor
 HEADS = 2
 
 
-def at(position: int, device: torch.device | str = "cpu") -> Tensor:
-    return torch.tensor([position], dtype=torch.int32, device=device)
+def at(position: int, batch: int = 1, device: torch.device | str = "cpu") -> Tensor:
+    return torch.full((batch,), position, dtype=torch.int32, device=device)
 
 
 def make_layer(
@@ -45,7 +45,7 @@ def run_layer(
         rows_now = x[:, :, position : position + piece]
         out.append(
             iris_kernels.decode_layer(
-                rows_now, weights, k_cache, v_cache, at(position, x.device), num_heads=heads
+                rows_now, weights, k_cache, v_cache, at(position, batch, x.device), num_heads=heads
             )
         )
         position += piece
@@ -103,27 +103,41 @@ def test_prediction_queries_equal_the_parallel_mask(is_block_causal: bool) -> No
         queries = slice(first_query, first_query + step - 1)
         got = iris_kernels.decode_attention(
             torch.cat([qkv[:, :, context], qkv[:, :, queries]], dim=2), caches[0], caches[1],
-            at(index * step), num_heads=HEADS, num_context=step, is_block_causal=is_block_causal,
+            at(index * step, 2), num_heads=HEADS, num_context=step, is_block_causal=is_block_causal,
         )[0]  # fmt: skip
         torch.testing.assert_close(got[:, :step], wanted[:, context], atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(got[:, step:], wanted[:, queries], atol=1e-6, rtol=1e-6)
 
 
-def test_static_length_path_equals_the_exact_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What CUDA runs without Triton, which may not ask the device for the position."""
+CASES = [(1, 1, False), (6, 6, False), (6, 6, True), (6, 2, True), (3, 0, False)]
+
+
+@pytest.mark.parametrize("length_is_known", [True, False])  # False: what CUDA runs without Triton
+@pytest.mark.parametrize(("new", "num_context", "block"), CASES)
+@torch.no_grad()
+def test_each_row_alone_equals_rows_at_mixed_positions(
+    new: int, num_context: int, block: bool, length_is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from iris_kernels.reference import decode_chain as reference
 
-    for new, num_context, block in ((1, 1, False), (6, 6, False), (6, 2, True)):
-        qkv = torch.randn(2, 1, new, 3 * HEADS * 16)
-        caches = torch.randn(2, 2, 1, HEADS, 12, 16)
-        caches[:, :, :, :, 5:] = float("nan")
-        copies = caches.clone()
-        wanted = reference.decode_attention(qkv, caches[0], caches[1], at(5), HEADS, num_context, block)
-        with monkeypatch.context() as patch:
-            patch.setattr(reference, "_length_is_known", lambda tensor: False)
-            got = reference.decode_attention(qkv, copies[0], copies[1], at(5), HEADS, num_context, block)
-        torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(caches, copies, atol=0, rtol=0, equal_nan=True)
+    length = 12
+    where = torch.tensor([5, 0, length - new, 1], dtype=torch.int32)
+    qkv = torch.randn(2, 4, new, 3 * HEADS * 16)
+    caches = torch.randn(2, 2, 4, HEADS, length, 16)
+    for row, first in enumerate(where):
+        caches[:, :, row, :, first:] = float("nan")
+    alone = caches.clone()
+    wanted = [
+        reference.decode_attention(
+            qkv[:, row : row + 1], alone[0, :, row : row + 1], alone[1, :, row : row + 1],
+            where[row : row + 1], HEADS, num_context, block,
+        )
+        for row in range(4)
+    ]  # fmt: skip
+    monkeypatch.setattr(reference, "_length_is_known", lambda tensor: length_is_known)
+    got = reference.decode_attention(qkv, caches[0], caches[1], where, HEADS, num_context, block)
+    torch.testing.assert_close(got, torch.cat(wanted, dim=1), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(caches, alone, atol=0, rtol=0, equal_nan=True)
 
 
 def ln_linear_arguments() -> tuple[Any, ...]:
@@ -141,7 +155,7 @@ def test_custom_ops_are_sound() -> None:
         torch.randn(2, 3, 4, 3 * HEADS * 16),
         caches[0].clone(),
         caches[1].clone(),
-        at(3),
+        torch.tensor([3, 0, 5], dtype=torch.int32),
         HEADS,
         2,
         True,
@@ -158,8 +172,8 @@ def test_compiles_whole_and_agrees_with_eager() -> None:
     caches = [torch.randn(1, 2, HEADS, 9, 16) for _ in range(2)]
     copies = [cache.clone() for cache in caches]
     with torch.no_grad():
-        eager = run(x, *caches, at(4))
-        compiled = torch.compile(run, fullgraph=True)(x, *copies, at(4))
+        eager = run(x, *caches, at(4, 2))
+        compiled = torch.compile(run, fullgraph=True)(x, *copies, at(4, 2))
     torch.testing.assert_close(compiled, eager)
     torch.testing.assert_close(copies, caches)
 
@@ -176,7 +190,7 @@ ATTENTION = {
     "qkv": torch.zeros(1, 2, 1, 96),
     "k_cache": torch.zeros(1, 2, 2, 5, 16),
     "v_cache": torch.zeros(1, 2, 2, 5, 16),
-    "position": at(0),
+    "position": at(0, 2),
     "num_heads": 2,
 }
 
@@ -195,11 +209,19 @@ ATTENTION = {
         ({"k_cache": torch.zeros(1, 2, 2, 5, 16).half()}, "k_cache is .* float16, expected contiguous"),
         ({"k_cache": torch.zeros(1, 2, 2, 16, 5).mT}, "k_cache is .* expected contiguous"),
         (
-            {"position": torch.zeros(1, dtype=torch.int64)},
-            r"position is \(1,\) int64, expected \(1,\) int32 on cpu",
+            {"position": torch.zeros(2, dtype=torch.int64)},
+            r"position is \(2,\) int64, expected \(2,\) int32 on cpu",
         ),
         ({"num_context": 2}, "2 context rows of 1 new rows with a cache of 5 rows"),
-        ({"position": at(5)}, "1 rows at position 5 do not fit a cache of 5 rows"),
+        ({"position": at(0)}, r"position is \(1,\) int32, expected \(2,\) int32 on cpu"),
+        (
+            {"position": torch.tensor([0, 5], dtype=torch.int32)},
+            "1 rows at position 5 do not fit a cache of 5 rows",
+        ),
+        (
+            {"position": torch.tensor([-1, 4], dtype=torch.int32)},
+            "1 rows at position -1 do not fit a cache of 5 rows",
+        ),
     ],
 )
 def test_decode_attention_contract(change: dict[str, Any], message: str) -> None:
@@ -250,7 +272,7 @@ def test_one_cuda_graph_serves_every_position(cuda: torch.device) -> None:
     with torch.no_grad():
         wanted = run_layer(weights, x, [1] * 24, heads=4)
         caches = [torch.zeros(1, 8, 4, 24, 64, device=cuda, dtype=torch.bfloat16) for _ in range(2)]
-        row, position = x[:, :, :1].clone(), at(0, cuda)
+        row, position = x[:, :, :1].clone(), at(0, 8, cuda)
         iris_kernels.decode_layer(row, weights, *caches, position, num_heads=4)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()

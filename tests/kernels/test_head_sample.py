@@ -9,11 +9,16 @@ import torch.nn.functional as F
 from iris_kernels.reference import head_sample as reference
 from torch import Tensor
 
-SEED = torch.tensor([2**40 + 3])
+SEED = 2**40 + 3
 
 
-def number(value: int, dtype: torch.dtype = torch.int64, device: torch.device | str = "cpu") -> Tensor:
-    return torch.tensor([value], dtype=dtype, device=device)
+def games(num: int, step: int = 0, seed: int = SEED) -> tuple[Tensor, Tensor]:
+    """Seeds and steps of games, no two alike."""
+    return seed + torch.arange(num) * 2**33, step + torch.arange(num)
+
+
+def positions(num: int, first: int = 0) -> Tensor:
+    return torch.arange(first, first + num, dtype=torch.int32)
 
 
 def head_inputs(
@@ -44,24 +49,24 @@ def test_head_equals_its_parts() -> None:
             b2,
             table,
             places,
-            number(4, torch.int32),
-            SEED,
-            number(1),
+            positions(5, 2),
+            *games(5, 1),
+            3,
+            place=2,
             return_logits=True,
         )
     for group in range(2):
         normed = F.layer_norm(x[group], (16,), norm[0][group], norm[1][group])
         wanted = F.linear(F.linear(normed, w1[group], b1[group]).relu(), w2[group], b2[group])
         torch.testing.assert_close(logits[group], wanted, atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(next_x[group], table[group][tokens[group]] + places[group, 4])
-    drawn = iris_kernels.sample_tokens(logits.flatten(0, 1), SEED, number(1))
-    assert torch.equal(tokens.flatten(), drawn)
+        torch.testing.assert_close(next_x[group], table[group][tokens[group]] + places[group, 2:7])
+        assert torch.equal(tokens[group], iris_kernels.sample_tokens(logits[group], *games(5, 1), 3, place=2))
 
 
 def test_temperature_zero_takes_the_likeliest_and_a_late_position_the_last_row() -> None:
     inputs = head_inputs()
     tokens, next_x, logits = iris_kernels.head_sample(
-        *inputs, number(100, torch.int32), SEED, number(0), temperature=0.0, return_logits=True
+        *inputs, positions(5, 8), *games(5), temperature=0.0, return_logits=True
     )
     assert torch.equal(tokens, logits.argmax(-1))
     chosen = inputs[7].gather(1, tokens[:, :, None].expand(-1, -1, 16))
@@ -72,29 +77,60 @@ def test_temperature_zero_takes_the_likeliest_and_a_late_position_the_last_row()
 def test_frequencies_follow_the_softmax(temperature: float) -> None:
     rows, codes = 50_000, 16
     logits = torch.linspace(-1.5, 1.5, codes)
-    tokens = iris_kernels.sample_tokens(logits.repeat(rows, 1), SEED, number(11), temperature)
-    expected = (logits / temperature).softmax(0) * rows
+    for num_games in (1, 100, rows):  # rows differ by place alone, by both, by seed and step alone
+        tokens = iris_kernels.sample_tokens(
+            logits.repeat(rows, 1), *games(num_games, 11), temperature=temperature
+        )
+        assert_frequencies(tokens, (logits / temperature).softmax(0) * rows)
+
+
+def assert_frequencies(tokens: Tensor, expected: Tensor) -> None:
+    codes = len(expected)
     chi_square = ((tokens.bincount(minlength=codes) - expected).square() / expected).sum()
     assert chi_square < 37.7  # 15 degrees of freedom, p = 0.001
 
 
-def test_steps_rows_streams_and_seeds_draw_differently() -> None:
-    logits = torch.zeros(64, 256)
+def test_steps_places_streams_and_seeds_draw_differently() -> None:
+    logits = torch.zeros(256, 256)
     draws = [
-        iris_kernels.sample_tokens(logits, seed, number(step), stream=stream)
-        for seed, step, stream in (
-            (SEED, 0, 0),
-            (SEED, 1, 0),
-            (SEED, 2**32, 0),
-            (SEED, 0, 1),
-            (SEED + 1, 0, 0),
+        iris_kernels.sample_tokens(logits, torch.tensor([seed]), torch.tensor([step]), stream, place=place)
+        for seed, step, stream, place in (
+            (SEED, 0, 0, 0),
+            (SEED, 1, 0, 0),
+            (SEED, 2**32, 0, 0),
+            (SEED, 0, 1, 0),
+            (SEED + 1, 0, 0, 0),
+            (SEED + 2**32, 0, 0, 0),
+            (SEED, 0, 0, 256),
         )
     ]
     for index, draw in enumerate(draws):
-        assert draw.unique().numel() > 40
+        assert draw.unique().numel() > 120
         for other in draws[:index]:
-            assert (draw == other).float().mean() < 0.1
-    assert torch.equal(draws[0][:7], iris_kernels.sample_tokens(logits[:7], SEED, number(0)))
+            assert (draw == other).float().mean() < 0.05
+
+
+def test_a_game_draws_the_same_alone_beside_others_and_one_row_after_the_other() -> None:
+    num_games, num_places = 5, 4
+    logits = torch.randn(num_games * num_places, 30)
+    seed, step = games(num_games, 3)
+    for cut in ({}, {"top_k": 7, "top_p": 0.9, "temperature": 0.7}):
+        together = iris_kernels.sample_tokens(logits, seed, step, 9, place=2, **cut).view(
+            num_games, num_places
+        )
+        others = torch.tensor([3, 1])
+        for game in range(num_games):
+            own = logits.view(num_games, num_places, 30)[game]
+            number = seed[game : game + 1], step[game : game + 1]
+            assert torch.equal(iris_kernels.sample_tokens(own, *number, 9, place=2, **cut), together[game])
+            for place in range(num_places):
+                single = iris_kernels.sample_tokens(
+                    own[place : place + 1], *number, 9, place=2 + place, **cut
+                )
+                assert single.item() == together[game, place]
+        fewer = logits.view(num_games, -1)[others].view(-1, 30)
+        drawn = iris_kernels.sample_tokens(fewer, seed[others], step[others], 9, place=2, **cut)
+        assert torch.equal(drawn.view(2, -1), together[others])
 
 
 def test_top_k_and_top_p_by_hand() -> None:
@@ -115,19 +151,20 @@ def test_top_k_and_top_p_by_hand() -> None:
 
 @pytest.mark.parametrize("cut", [(1.0, 0, 1.0), (0.8, 3, 0.9)])
 def test_custom_ops_are_sound(cut: tuple[float, int, float]) -> None:
-    numbers = number(2, torch.int32), SEED, number(1)
-    arguments = (*head_inputs(), *numbers, *cut)
+    arguments = (*head_inputs(), positions(5, 2), *games(5), 7, 3, *cut)
     torch.library.opcheck(torch.ops.iris_kernels.head_sample.default, arguments)
-    arguments = (torch.randn(5, 12), SEED, number(1), *cut, 7)
+    arguments = (torch.randn(6, 12), *games(3), 7, 3, *cut)
     torch.library.opcheck(torch.ops.iris_kernels.sample_tokens.default, arguments)
 
 
 def test_compiles_whole_and_agrees_with_eager() -> None:
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        tokens, next_x, logits = iris_kernels.head_sample(*inputs, 0.9, 5, 0.9, return_logits=True)
+        tokens, next_x, logits = iris_kernels.head_sample(
+            *inputs, temperature=0.9, top_k=5, top_p=0.9, return_logits=True
+        )
         return tokens, next_x, iris_kernels.sample_tokens(logits[0], *inputs[-2:], stream=1)
 
-    inputs = (*head_inputs(), number(2, torch.int32), SEED, number(1))
+    inputs = (*head_inputs(), positions(5, 2), *games(5))
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(run, fullgraph=True)(*inputs), run(*inputs))
 
@@ -139,28 +176,37 @@ LOGITS = torch.zeros(3, 4)
     ("change", "message"),
     [
         ({"logits": torch.zeros(3)}, r"logits is \(3,\) float32, expected \(M, V\) of a floating dtype"),
-        ({"seed": torch.zeros(1)}, r"seed is \(1,\) float32, expected \(1,\) int64 on cpu"),
-        ({"step": torch.tensor(3)}, r"step is \(\) int64, expected \(1,\) int64 on cpu"),
+        ({"seed": torch.zeros(3)}, r"seed is \(3,\) float32, expected \(3,\) int64 on cpu"),
+        (
+            {"seed": torch.zeros(2, dtype=torch.int64)},
+            r"seed is \(2,\) int64, expected \(B,\) int64, B a divisor of 3 rows",
+        ),
+        ({"step": torch.tensor(3)}, r"step is \(\) int64, expected \(3,\) int64 on cpu"),
         ({"temperature": -1.0}, "temperature is -1.0, expected a number >= 0"),
         ({"top_k": -1}, "top_k is -1, expected >= 0"),
         ({"top_p": 0.0}, r"top_p is 0.0, expected a number in \(0, 1\]"),
         ({"stream": 2**16}, "stream is 65536, expected 0 to 65535"),
+        ({"place": -1}, "place is -1, expected 0 to"),
     ],
 )
 def test_sample_contract(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        iris_kernels.sample_tokens(**({"logits": LOGITS, "seed": SEED, "step": SEED} | change))
+        iris_kernels.sample_tokens(
+            **(dict(zip(("logits", "seed", "step"), (LOGITS, *games(3)), strict=True)) | change)
+        )
 
 
 def test_head_contract() -> None:
     inputs = head_inputs()
     inputs[5] = inputs[5][..., 1:]
     with pytest.raises(ValueError, match=r"head_sample: w2 is \(2, 12, 23\) float32, expected \(2, 12, 24\)"):
-        iris_kernels.head_sample(*inputs, number(0, torch.int32), SEED, SEED)
+        iris_kernels.head_sample(*inputs, positions(5), *games(5))
     with pytest.raises(
-        ValueError, match=r"head_sample: position is \(1,\) int64, expected \(1,\) int32 on cpu"
+        ValueError, match=r"head_sample: position is \(1,\) int32, expected \(5,\) int32 on cpu"
     ):
-        iris_kernels.head_sample(*head_inputs(), SEED, SEED, SEED)
+        iris_kernels.head_sample(*head_inputs(), positions(1), *games(5))
+    with pytest.raises(ValueError, match=r"head_sample: seed is \(1,\) int64, expected \(5,\) int64 on cpu"):
+        iris_kernels.head_sample(*head_inputs(), positions(5), *games(1))
 
 
 @pytest.mark.gpu
@@ -169,27 +215,26 @@ def test_head_contract() -> None:
 def test_head_on_a_gpu(cuda: torch.device, cut: tuple[float, int, float], dtype: torch.dtype) -> None:
     inputs = head_inputs(groups=2, rows=70, width=256, hidden=256, codes=512)
     inputs = [inputs[0], *(tensor.to(dtype) for tensor in inputs[1:])]
-    numbers = (number(4, torch.int32), SEED, number(9))
+    numbers = (positions(70), *games(70, 9))
     on_gpu = [tensor.to(cuda) for tensor in (*inputs, *numbers)]
+    options = dict(zip(("temperature", "top_k", "top_p"), cut, strict=True))
     with torch.no_grad():
-        tokens, next_x, logits = iris_kernels.head_sample(*on_gpu, *cut, return_logits=True)
-    exact = reference.head_sample(*(tensor.float() for tensor in inputs), *numbers, *cut)[2]
+        tokens, next_x, logits = iris_kernels.head_sample(*on_gpu, 5, place=3, **options, return_logits=True)
+    exact = reference.head_sample(*(tensor.float() for tensor in inputs), *numbers, 5, 3, *cut)[2]
     limit = 1e-5 if dtype == torch.float32 else 5e-3
     assert (logits.cpu() - exact).norm() / exact.norm() < limit
     # Given the kernel's own logits the draws are the reference's, but for rounding at the edge of a cut.
-    drawn = reference.sample_tokens(logits.cpu().flatten(0, 1), *numbers[1:], *cut, 0)
-    assert (tokens.cpu().flatten() == drawn).float().mean() > 0.98
+    drawn = [reference.sample_tokens(group.cpu(), *numbers[1:], 5, 3, *cut) for group in logits]
+    assert (tokens.cpu() == torch.stack(drawn)).float().mean() > 0.98
     chosen = inputs[7].gather(1, tokens.cpu()[:, :, None].expand(-1, -1, 256)).float()
-    torch.testing.assert_close(next_x.cpu(), chosen + inputs[8][:, 4:5].float())
+    torch.testing.assert_close(next_x.cpu(), chosen + inputs[8][:, positions(70).clamp(max=8).long()].float())
 
 
 @pytest.mark.gpu
 def test_frequencies_on_a_gpu(cuda: torch.device) -> None:
     rows, codes = 200_000, 16
     logits = torch.linspace(-1.5, 1.5, codes)
-    drawn = iris_kernels.sample_tokens(
-        logits.to(cuda).repeat(rows, 1), SEED.to(cuda), number(11, device=cuda)
-    )
-    expected = logits.softmax(0) * rows
-    chi_square = ((drawn.cpu().bincount(minlength=codes) - expected).square() / expected).sum()
-    assert chi_square < 37.7
+    for num_games in (1, 200, rows):
+        numbers = (number.to(cuda) for number in games(num_games, 11))
+        drawn = iris_kernels.sample_tokens(logits.to(cuda).repeat(rows, 1), *numbers)
+        assert_frequencies(drawn.cpu(), logits.softmax(0) * rows)

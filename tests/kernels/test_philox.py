@@ -27,15 +27,22 @@ def signed(number: int) -> int:
     ],
 )
 def test_known_answers(key: tuple[int, int], counter: tuple, expected: tuple[int, ...]) -> None:
-    seed = torch.tensor([signed(key[1] << 32 | key[0])])
+    seed = torch.tensor(signed(key[1] << 32 | key[0]))
     assert tuple(philox_4x32(seed, counter).tolist()) == expected
 
 
 def test_counters_broadcast_and_stand_alone() -> None:
-    seed = torch.tensor([5])
+    seed = torch.tensor(5)
     rows, columns = torch.arange(3)[:, None], torch.arange(7)
     together = philox_4x32(seed, (columns, rows, torch.tensor(9), 2))
     assert together.shape == (3, 7, 4)
     assert torch.equal(together[2, 4], philox_4x32(seed, (4, 2, 9, 2)))
     assert together.min() >= 0
     assert together.max() < 2**32
+
+
+def test_each_row_may_have_its_own_seed() -> None:
+    seeds = torch.tensor([5, -7, 2**62])
+    together = philox_4x32(seeds[:, None], (torch.arange(6), 1, 2, 3))
+    for row, seed in zip(together, seeds, strict=True):
+        assert torch.equal(row, philox_4x32(seed, (torch.arange(6), 1, 2, 3)))

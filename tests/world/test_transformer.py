@@ -43,7 +43,7 @@ def through_cache(
             decode(chunk, weights, cache, num_heads=HEADS, is_block_causal=is_block_causal)
             for chunk in chunks
         ]
-        assert int(cache.position) == num_rows
+        assert cache.position.tolist() == [num_rows] * len(chunks[0])
         return TRANSFORMER.ln_out(torch.cat(hidden, dim=1))
 
 
@@ -92,7 +92,7 @@ def test_parallel(num_steps, tokens_per_frame, batch_size, is_block_causal, seed
             at_context.append(hidden[:, :tokens_per_step])
             at_queries.append(hidden[:, tokens_per_step:])
         hidden = TRANSFORMER.ln_out(torch.cat([*at_context, *at_queries], dim=1))
-    assert int(cache.position) == context.shape[1]
+    assert cache.position.tolist() == [context.shape[1]] * batch_size
     assert torch.allclose(hidden, expected, atol=2e-5)
 
 
@@ -106,6 +106,24 @@ def test_rows_after_the_position_are_dead():
         again = decode(second, WEIGHTS, cache, num_heads=HEADS)
         fresh = decode(second, WEIGHTS, TRANSFORMER.new_cache(2, 8), num_heads=HEADS)
     assert torch.equal(again, fresh)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, UNPACKED], ids=["packed", "unpacked"])
+def test_each_game_stands_at_a_position_of_its_own(weights):
+    """One game has just begun, one fills the cache: each goes on as it would alone."""
+    first, second = rows(3, 7, 0), rows(3, 1, 1)
+    cache = TRANSFORMER.new_cache(3, 8)
+    with torch.no_grad():
+        decode(first, weights, cache, num_heads=HEADS)
+        cache.position.copy_(torch.tensor([7, 0, 4]))
+        together = decode(second, weights, cache, num_heads=HEADS)
+        for game, position in enumerate([7, 0, 4]):
+            alone = TRANSFORMER.new_cache(1, 8)
+            if position:
+                decode(first[game : game + 1, :position], weights, alone, num_heads=HEADS)
+            expected = decode(second[game : game + 1], weights, alone, num_heads=HEADS)
+            assert torch.allclose(together[game], expected[0], atol=1e-6)
+    assert cache.position.tolist() == [8, 1, 5]
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, UNPACKED], ids=["packed", "unpacked"])
@@ -127,7 +145,7 @@ def test_new_cache():
     assert cache.keys.shape == cache.values.shape == (2, 3, HEADS, 10, WIDTH // HEADS)
     assert cache.keys.dtype == torch.bfloat16
     assert cache.max_tokens == 10
-    assert cache.position.tolist() == [0]
+    assert cache.position.tolist() == [0] * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -121,17 +121,18 @@ static void many_rows(const element *q, long stride, const element *keys, const 
     }
 }
 
-/* qkv (B, n, 3 N D); caches (B, N, max_length, D), written from `position` on; out (B, n, N D). */
-void decode_attention(const element *qkv, element *k_cache, element *v_cache, element *out, int batch, int n, int heads,
-                      int max_length, int position, int num_context, int is_block_causal, int num_threads) {
-    int length = position + n;
+/* qkv (G, B, n, 3 N D); caches (G, B, N, max_length, D), written from positions[b] on; out (G, B, n, N D). */
+void decode_attention(const element *qkv, element *k_cache, element *v_cache, element *out, const int32_t *positions,
+                      int groups, int batch, int n, int heads, int max_length, int num_context, int is_block_causal,
+                      int num_threads) {
     long width = (long)heads * HEAD_SIZE, stride = 3 * width;
-    int limits[n];
-    for (int i = 0; i < n; i++)
-        limits[i] = i >= num_context ? length : position + (is_block_causal ? num_context : i + 1);
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (int problem = 0; problem < batch * heads; problem++) {
+    for (int problem = 0; problem < groups * batch * heads; problem++) {
         int entry = problem / heads, head = problem % heads;
+        int position = positions[entry % batch], length = position + n;
+        int limits[n];
+        for (int i = 0; i < n; i++)
+            limits[i] = i >= num_context ? length : position + (is_block_causal ? num_context : i + 1);
         const element *rows = qkv + entry * n * stride + head * HEAD_SIZE;
         element *keys = k_cache + (long)problem * max_length * HEAD_SIZE;
         element *values = v_cache + (long)problem * max_length * HEAD_SIZE;

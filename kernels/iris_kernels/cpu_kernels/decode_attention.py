@@ -27,19 +27,19 @@ def launch(
     qkv: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
-    start: int,
+    position: Tensor,
     num_heads: int,
     num_context: int,
     is_block_causal: bool,
 ) -> Tensor:
-    """See `iris_kernels.decode_attention`: qkv (..., n, 3C) contiguous, caches (..., N, Tmax, D) -> (..., n, C)."""
-    *many, new, width = qkv.shape
+    """See `iris_kernels.decode_attention`; qkv is contiguous and every row fits the caches."""
+    groups, batch, new, width = qkv.shape
     max_length, size = k_cache.shape[-2:]
-    out = qkv.new_empty(*many, new, width // 3)
+    out = qkv.new_empty(groups, batch, new, width // 3)
+    position = position.contiguous()
     _function(size, qkv.dtype)(
-        qkv.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), out.data_ptr(),
-        qkv.numel() // (new * width), new, num_heads, max_length, start, num_context, is_block_causal,
-        torch.get_num_threads(),
+        *(tensor.data_ptr() for tensor in (qkv, k_cache, v_cache, out, position)),
+        groups, batch, new, num_heads, max_length, num_context, is_block_causal, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -50,6 +50,6 @@ def _function(head_size: int, dtype: torch.dtype) -> Any:
     if library is None:
         return None
     function = library.decode_attention
-    function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int] * 8
+    function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int] * 8
     function.restype = None
     return function

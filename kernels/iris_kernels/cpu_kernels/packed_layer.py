@@ -66,7 +66,7 @@ class PackedLayer:
         rows: Tensor,
         k_cache: Tensor,
         v_cache: Tensor,
-        start: int,
+        position: Tensor,
         *,
         num_heads: int,
         num_context: int,
@@ -75,13 +75,16 @@ class PackedLayer:
     ) -> Tensor:
         """New rows (B, n, C) float32 -> the last num_wanted of them after the layer (B, num_wanted, C) float32.
 
-        start: how many rows the caches (B, N, Tmax, D), of the matrices' dtype, hold already.
+        position: (B,) int32, how many rows the caches (B, N, Tmax, D), of the matrices' dtype, hold already of each;
+            the caller has checked that the new ones fit.
         """
         batch_size, num_new, width = rows.shape
         flat = rows.view(-1, width)
         normed = F.layer_norm(flat, (width,), *self.ln_1, reference.LN_EPS).to(self.dtype)
-        qkv = self.qkv(normed).view(batch_size, num_new, -1)
-        mixed = decode_attention.launch(qkv, k_cache, v_cache, start, num_heads, num_context, is_block_causal)
+        qkv = self.qkv(normed).view(1, batch_size, num_new, -1)
+        mixed = decode_attention.launch(
+            qkv, k_cache, v_cache, position, num_heads, num_context, is_block_causal
+        )[0]
         if num_wanted < num_new:
             mixed = mixed[:, -num_wanted:]
             flat = rows[:, -num_wanted:].reshape(-1, width)

@@ -32,19 +32,21 @@ static inline void philox(uint64_t key, uint32_t first, uint32_t c1, uint32_t c2
         for (int w = 0; w < 4; w++) out[4 * i + w] = counter[w][i];
 }
 
-/* logits (rows, codes), multiplied by `scale` -> tokens (rows,), the first of equals. */
-void sample_tokens(const float *logits, int64_t *tokens, long num_rows, int num_codes, float scale, uint64_t seed,
-                   uint64_t step, int stream, int num_threads) {
-    uint32_t step_low = (uint32_t)step, step_high = (uint32_t)(step >> 32 & 0xffff) + ((uint32_t)stream << 16);
+/* logits (games * rows_a_game, codes), multiplied by `scale` -> tokens, one a row, the first of equals. */
+void sample_tokens(const float *logits, const uint64_t *seeds, const uint64_t *steps, int64_t *tokens, long num_games,
+                   long rows_a_game, int num_codes, int stream, int place, float scale, int num_threads) {
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (long row = 0; row < num_rows; row++) {
+    for (long row = 0; row < num_games * rows_a_game; row++) {
         const float *from = logits + row * num_codes;
+        uint64_t seed = seeds[row / rows_a_game], step = steps[row / rows_a_game];
+        uint32_t step_low = (uint32_t)step, step_high = (uint32_t)(step >> 32 & 0xffff) + ((uint32_t)stream << 16);
+        uint32_t place_of_row = (uint32_t)(place + row % rows_a_game);
         float best = -INFINITY;
         int token = 0;
         for (int code = 0; code < num_codes; code += CODES) {
             uint32_t bits[CODES];
             float sums[CODES];
-            philox(seed, code / 4, (uint32_t)row, step_low, step_high, bits);
+            philox(seed, code / 4, place_of_row, step_low, step_high, bits);
             int num = num_codes - code < CODES ? num_codes - code : CODES;
             for (int i = 0; i < CODES; i += LANES) {
                 ivec upper = (ivec)(*(words *)(bits + i) >> 9);

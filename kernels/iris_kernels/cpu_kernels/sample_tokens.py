@@ -22,13 +22,14 @@ def is_available(logits: Tensor, temperature: float, top_k: int, top_p: float) -
     )
 
 
-def launch(logits: Tensor, seed: Tensor, step: Tensor, temperature: float, stream: int) -> Tensor:
+def launch(logits: Tensor, seed: Tensor, step: Tensor, stream: int, place: int, temperature: float) -> Tensor:
     """Tokens (M,) int64 of logits (M, V) float32; see `iris_kernels.sample_tokens`."""
-    logits = logits.contiguous()
-    tokens = torch.empty(logits.shape[0], dtype=torch.int64)
+    logits, seed, step = logits.contiguous(), seed.contiguous(), step.contiguous()
+    rows, codes = logits.shape
+    tokens = torch.empty(rows, dtype=torch.int64)
     _library().sample_tokens(
-        logits.data_ptr(), tokens.data_ptr(), *logits.shape, 1.0 / temperature,
-        int(seed) & (2**64 - 1), int(step) & (2**64 - 1), stream, torch.get_num_threads(),
+        *(tensor.data_ptr() for tensor in (logits, seed, step, tokens)),
+        len(seed), rows // len(seed), codes, stream, place, 1.0 / temperature, torch.get_num_threads(),
     )  # fmt: skip
     return tokens
 
@@ -38,8 +39,7 @@ def _library() -> Any:
     library = load("sample_tokens")
     if library is not None:
         library.sample_tokens.argtypes = [
-            *[ctypes.c_void_p] * 2, ctypes.c_long, ctypes.c_int, ctypes.c_float,
-            *[ctypes.c_uint64] * 2, *[ctypes.c_int] * 2,
+            *[ctypes.c_void_p] * 4, *[ctypes.c_long] * 2, *[ctypes.c_int] * 3, ctypes.c_float, ctypes.c_int,
         ]  # fmt: skip
         library.sample_tokens.restype = None
     return library

@@ -133,8 +133,8 @@ def decode_attention(
     Args:
         qkv: (G, B, n, 3C) packed q | k | v, each N * D, of one floating dtype.
         k_cache, v_cache: (G, B, N, Tmax, D) contiguous in qkv's dtype; written in place.
-        position: (1,) int32 on qkv's device: how many rows the caches hold. Never read by the host on CUDA;
-            position + n must not exceed Tmax (a CPU raises; a kernel leaves out what does not fit).
+        position: (B,) int32 on qkv's device: how many rows the caches hold of each. Never read by the host on
+            CUDA; position + n must not exceed Tmax (a CPU raises; a kernel leaves out what does not fit).
         num_context: how many of the n rows are context; None means all.
 
     Returns:
@@ -159,8 +159,8 @@ def decode_attention(
                 cache,
                 f"contiguous ({groups}, {batch}, {num_heads}, Tmax, D) in qkv's dtype {qkv.dtype}",
             )
-    if position.shape != (1,) or position.dtype != torch.int32 or position.device != qkv.device:
-        raise shape_error("decode_attention", "position", position, f"(1,) int32 on {qkv.device}")
+    if position.shape != (batch,) or position.dtype != torch.int32 or position.device != qkv.device:
+        raise shape_error("decode_attention", "position", position, f"({batch},) int32 on {qkv.device}")
     num_context = new if num_context is None else num_context
     if not 0 <= num_context <= new or new > k_cache.shape[3]:
         raise ValueError(
@@ -174,12 +174,10 @@ def decode_attention(
     ):
         is_short = k_cache.shape[3] <= c_kernel.MAXIMUM_LENGTH
         if use_c(qkv.device) and is_short and c_kernel.is_available(k_cache.shape[4], qkv.dtype):
-            start = int(position.item())
-            reference.check_room(new, start, k_cache.shape[3])
-            out = c_kernel.launch(
-                qkv.contiguous(), k_cache, v_cache, start, num_heads, num_context, is_block_causal
+            reference.check_room(new, position, k_cache.shape[3])
+            return c_kernel.launch(
+                qkv.contiguous(), k_cache, v_cache, position, num_heads, num_context, is_block_causal
             )
-            return out.view(groups, batch, new, -1)
         return reference.decode_attention(
             qkv, k_cache, v_cache, position, num_heads, num_context, is_block_causal
         )

@@ -30,6 +30,9 @@ def head_sample(
     position: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int = ...,
+    *,
+    place: int = ...,
     temperature: float = ...,
     top_k: int = ...,
     top_p: float = ...,
@@ -49,10 +52,12 @@ def head_sample(
     position: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int = ...,
+    *,
+    place: int = ...,
     temperature: float = ...,
     top_k: int = ...,
     top_p: float = ...,
-    *,
     return_logits: Literal[True],
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 def head_sample(
@@ -68,6 +73,9 @@ def head_sample(
     position: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int = 0,
+    *,
+    place: int = 0,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -76,18 +84,18 @@ def head_sample(
     """Final LN, Linear, ReLU, Linear, a sampled token, and that token's embedding at its position.
 
     `logits = relu(layer_norm(x) w1^T + b1) w2^T + b2`; the token is drawn from softmax(logits / temperature),
-    cut to the top k and then to the nucleus p, by the Gumbel-max trick with Philox noise keyed by (seed,
-    step, row g * M + m, code). `next_x = table[token] + position_embedding[position]`.
+    cut to the top k and then to the nucleus p, by the Gumbel-max trick with Philox noise; see `sample_tokens`.
+    `next_x = table[token] + position_embedding[position]`.
 
     Args:
-        x: (G, M, C) float32, the residual stream at the rows that predict.
+        x: (G, M, C) float32, the residual stream at the rows that predict, one of each of M games.
         ln_weight, ln_bias: (G, C).
         w1: (G, H, C) float32, float16 or bfloat16; b1: (G, H).
         w2: (G, V, H) in w1's dtype; b2: (G, V).
         table: (G, V, C), the embedding of the codes.
         position_embedding: (G, P, C).
-        position: (1,) int32: the position of the token being drawn; past P - 1 the last row is used.
-        seed, step: (1,) int64 on x's device. Step must differ between draws (48 bits of it count).
+        position: (M,) int32: the position of the token being drawn; past P - 1 the last row is used.
+        seed, step, stream, place: as in `sample_tokens`, with one row a game.
         temperature: 0 takes the likeliest code.
         top_k: 0 keeps all. Codes as likely as the k-th are kept too.
         top_p: 1.0 keeps all.
@@ -100,10 +108,12 @@ def head_sample(
     Raises:
         ValueError: a shape, dtype or option outside the above.
     """
-    _check_sampling("head_sample", x, seed, step, temperature, top_k, top_p)
     if x.ndim != 3 or x.dtype != torch.float32:
         raise shape_error("head_sample", "x", x, "(G, M, C) float32")
-    groups, _, width = x.shape
+    groups, rows, width = x.shape
+    if seed.shape != (rows,):
+        raise shape_error("head_sample", "seed", seed, f"({rows},) int64 on {x.device}")
+    _check_sampling("head_sample", x, seed, step, stream, place, temperature, top_k, top_p)
     hidden, codes, positions = (
         tensor.shape[1] if tensor.ndim == 3 else -1 for tensor in (w1, w2, position_embedding)
     )
@@ -122,8 +132,8 @@ def head_sample(
             raise shape_error("head_sample", name, tensor, f"{shape} of a floating dtype")
     if w2.dtype != w1.dtype:
         raise shape_error("head_sample", "w2", w2, f"w1's dtype {w1.dtype}")
-    if position.shape != (1,) or position.dtype != torch.int32 or position.device != x.device:
-        raise shape_error("head_sample", "position", position, f"(1,) int32 on {x.device}")
+    if position.shape != (rows,) or position.dtype != torch.int32 or position.device != x.device:
+        raise shape_error("head_sample", "position", position, f"({rows},) int32 on {x.device}")
     run = _head_sample
     if (
         not torch.is_grad_enabled()
@@ -133,7 +143,7 @@ def head_sample(
         run = reference.head_sample  # type: ignore[assignment]
     tokens, next_x, logits = run(
         x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step,
-        float(temperature), top_k, float(top_p),
+        stream, place, float(temperature), top_k, float(top_p),
     )  # fmt: skip
     return (tokens, next_x, logits) if return_logits else (tokens, next_x)
 
@@ -142,19 +152,25 @@ def sample_tokens(
     logits: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int = 0,
+    *,
+    place: int = 0,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    *,
-    stream: int = 0,
 ) -> Tensor:
-    """Draws a code a row with the generator of `head_sample`, for heads computed elsewhere.
+    """Draws a code a row of B games, each with R of the M = B * R rows one after the other.
+
+    What a row draws depends on its logits and on (seed, step, stream, place) alone, not on the other games.
 
     Args:
         logits: (M, V) of a floating dtype.
-        seed, step, temperature, top_k, top_p: as in `head_sample`.
-        stream: 0 to 65535. Draws at one (seed, step) from different heads need different streams, or they
-            share their noise; `head_sample` draws from stream 0.
+        seed: (B,) int64 on the logits' device, of each game.
+        step: (B,) int64, how far each game is; 48 bits of it count.
+        stream: 0 to 65535. Draws of different things at one step need different streams, or they share their noise.
+        place: of a game's first row, 0 to 2**31 - 1; its other rows have the next ones. Several draws of one thing at
+            one step need different places.
+        temperature, top_k, top_p: as in `head_sample`.
 
     Returns:
         (M,) int64. No gradient.
@@ -162,11 +178,11 @@ def sample_tokens(
     Raises:
         ValueError: a shape, dtype or option outside the above.
     """
-    _check_sampling("sample_tokens", logits, seed, step, temperature, top_k, top_p)
     if logits.ndim != 2 or not logits.is_floating_point():
         raise shape_error("sample_tokens", "logits", logits, "(M, V) of a floating dtype")
-    if not 0 <= stream < 2**16:
-        raise ValueError(f"sample_tokens: stream is {stream}, expected 0 to 65535")
+    if seed.ndim != 1 or not len(seed) or len(logits) % len(seed):
+        raise shape_error("sample_tokens", "seed", seed, f"(B,) int64, B a divisor of {len(logits)} rows")
+    _check_sampling("sample_tokens", logits, seed, step, stream, place, temperature, top_k, top_p)
     run = _sample_tokens
     if (
         not torch.is_grad_enabled()
@@ -174,17 +190,29 @@ def sample_tokens(
         and not use_triton("sample_tokens", logits.device, _sample_problem(logits))
     ):
         if use_c(logits.device) and c_kernel.is_available(logits, temperature, top_k, top_p):
-            return c_kernel.launch(logits, seed, step, temperature, stream)
+            return c_kernel.launch(logits, seed, step, stream, place, temperature)
         run = reference.sample_tokens  # type: ignore[assignment]
-    return run(logits, seed, step, float(temperature), top_k, float(top_p), stream)
+    return run(logits, seed, step, stream, place, float(temperature), top_k, float(top_p))
 
 
 def _check_sampling(
-    op: str, x: Tensor, seed: Tensor, step: Tensor, temperature: float, top_k: int, top_p: float
+    op: str,
+    x: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    stream: int,
+    place: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
 ) -> None:
     for name, tensor in (("seed", seed), ("step", step)):
-        if tensor.shape != (1,) or tensor.dtype != torch.int64 or tensor.device != x.device:
-            raise shape_error(op, name, tensor, f"(1,) int64 on {x.device}")
+        if tensor.shape != seed.shape or tensor.dtype != torch.int64 or tensor.device != x.device:
+            raise shape_error(op, name, tensor, f"{tuple(seed.shape)} int64 on {x.device}")
+    if not 0 <= stream < 2**16:
+        raise ValueError(f"{op}: stream is {stream}, expected 0 to 65535")
+    if not 0 <= place < 2**31:
+        raise ValueError(f"{op}: place is {place}, expected 0 to 2**31 - 1")
     if not temperature >= 0.0:
         raise ValueError(f"{op}: temperature is {temperature}, expected a number >= 0")
     if top_k < 0:
@@ -229,6 +257,8 @@ def _head_sample(
     position: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int,
+    place: int,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -238,11 +268,11 @@ def _head_sample(
 
         return kernels.launch_head_sample(
             x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step,
-            temperature, top_k, top_p, *_new_outputs(x, w2),
+            stream, place, temperature, top_k, top_p, *_new_outputs(x, w2),
         )  # fmt: skip
     return reference.head_sample(
         x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step,
-        temperature, top_k, top_p,
+        stream, place, temperature, top_k, top_p,
     )  # fmt: skip
 
 
@@ -266,6 +296,8 @@ def _(
     position: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int,
+    place: int,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -275,18 +307,32 @@ def _(
 
 @torch.library.custom_op("iris_kernels::sample_tokens", mutates_args=())
 def _sample_tokens(
-    logits: Tensor, seed: Tensor, step: Tensor, temperature: float, top_k: int, top_p: float, stream: int
+    logits: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    stream: int,
+    place: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
 ) -> Tensor:
     if use_triton("sample_tokens", logits.device, _sample_problem(logits)):
         from iris_kernels.triton_kernels import head_sample as kernels
 
         out = logits.new_empty(logits.shape[0], dtype=torch.int64)
-        return kernels.launch_sample_tokens(logits, seed, step, temperature, top_k, top_p, stream, out)
-    return reference.sample_tokens(logits, seed, step, temperature, top_k, top_p, stream)
+        return kernels.launch_sample_tokens(logits, seed, step, stream, place, temperature, top_k, top_p, out)
+    return reference.sample_tokens(logits, seed, step, stream, place, temperature, top_k, top_p)
 
 
 @_sample_tokens.register_fake
 def _(
-    logits: Tensor, seed: Tensor, step: Tensor, temperature: float, top_k: int, top_p: float, stream: int
+    logits: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    stream: int,
+    place: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
 ) -> Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.int64)

@@ -36,12 +36,15 @@ def _length_is_known(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def check_room(new: int, position: int, max_length: int) -> None:
-    """ValueError unless `new` rows fit a cache at this position."""
-    if not 0 <= position <= max_length - new:
+def check_room(new: int, position: Tensor, max_length: int) -> tuple[int, int]:
+    """(lowest, highest) of the positions (B,) on a CPU; ValueError unless `new` rows fit a cache at each."""
+    lowest, highest = (int(bound) for bound in position.aminmax())
+    if lowest < 0 or highest > max_length - new:
         raise ValueError(
-            f"decode_attention: {new} rows at position {position} do not fit a cache of {max_length} rows"
+            f"decode_attention: {new} rows at position {highest if lowest >= 0 else lowest} do not fit a cache of "
+            f"{max_length} rows"
         )
+    return lowest, highest
 
 
 def decode_attention(
@@ -53,42 +56,39 @@ def decode_attention(
     num_context: int,
     is_block_causal: bool,
 ) -> Tensor:
-    """See `iris_kernels.decode_attention`. Reads the exact length on a CPU, the whole cache elsewhere."""
+    """See `iris_kernels.decode_attention`. Reads up to the longest row on a CPU, the whole cache elsewhere."""
     groups, batch, new, _ = qkv.shape
     max_length, size = k_cache.shape[3:]
     heads = qkv.view(groups, batch, new, 3, num_heads, size).permute(3, 0, 1, 4, 2, 5)
     q, k, v = heads[0], heads[1], heads[2]
     rows = torch.arange(new, device=qkv.device)
-    is_known = _length_is_known(qkv)
-    start: int | Tensor
-    if is_known:
-        start = int(position.item())
-        length = start + new
-        check_room(new, start, max_length)
-        k_cache[:, :, :, start:length] = k
-        v_cache[:, :, :, start:length] = v
-    else:
-        # Nothing may wait for the device here: write at a position only the device knows, mask the rest.
-        start = position.to(torch.int64)
-        length = max_length
-        k_cache.index_copy_(3, start + rows, k)
-        v_cache.index_copy_(3, start + rows, v)
-    keys = k_cache[:, :, :, :length].flatten(0, 2)
-    values = v_cache[:, :, :, :length].flatten(0, 2)
-    if not is_known:  # zero times what an unwritten row holds may be NaN
-        is_written = (torch.arange(length, device=qkv.device) < start + new)[:, None]
+    start = position.to(torch.int64)[:, None]  # (B, 1)
+    length, is_even = max_length, False
+    if _length_is_known(qkv):
+        lowest, highest = check_room(new, position, max_length)
+        length, is_even = highest + new, lowest == highest
+    if is_even:
+        k_cache[:, :, :, highest:length] = k
+        v_cache[:, :, :, highest:length] = v
+    else:  # on a device nothing may wait for it: write where only it knows, mask the rest
+        places = (start + rows)[None, :, None, :, None].expand(k.shape)
+        k_cache.scatter_(3, places, k)
+        v_cache.scatter_(3, places, v)
+    keys, values = k_cache[:, :, :, :length], v_cache[:, :, :, :length]
+    columns = torch.arange(length, device=qkv.device)
+    if not is_even:  # zero times what an unwritten row holds may be NaN
+        is_written = (columns < start + new)[:, None, :, None]
         keys, values = torch.where(is_written, keys, 0), torch.where(is_written, values, 0)
-    q = q.reshape(-1, new, size)
     sees_all = new == 1 or num_context == 0 or (is_block_causal and num_context == new)
-    if sees_all and is_known:
-        visible = None
+    if is_even and new == 1:
+        q, keys, values = (each.reshape(-1, *each.shape[3:]) for each in (q, keys, values))
+        scores = torch.bmm(q * (1.0 / math.sqrt(size)), keys.transpose(1, 2))
+        out = torch.bmm(scores.softmax(dim=-1), values).view(groups, batch, num_heads, new, size)
+    elif is_even and sees_all:
+        out = F.scaled_dot_product_attention(q, keys, values)
     else:
         own = torch.full_like(rows, num_context) if is_block_causal else rows + 1
         limit = start + torch.where(rows < num_context, own, new)
-        visible = torch.arange(length, device=qkv.device) < limit[:, None]
-    if visible is None and new == 1:
-        scores = torch.bmm(q * (1.0 / math.sqrt(size)), keys.transpose(1, 2))
-        out = torch.bmm(scores.softmax(dim=-1), values)
-    else:
-        out = F.scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=visible)[0]
-    return out.view(groups, batch, num_heads, new, size).transpose(2, 3).reshape(groups, batch, new, -1)
+        visible = (columns < limit[:, :, None])[:, None]  # (B, 1, n, length)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=visible)
+    return out.transpose(2, 3).reshape(groups, batch, new, -1)

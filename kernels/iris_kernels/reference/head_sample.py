@@ -8,18 +8,21 @@ from iris_kernels.philox import philox_4x32
 from iris_kernels.reference.decode_chain import LN_EPS
 
 
-def gumbel_noise(num_rows: int, num_codes: int, seed: Tensor, step: Tensor, stream: int) -> Tensor:
-    """(num_rows, num_codes) float32 Gumbel noise.
+def gumbel_noise(
+    num_rows: int, num_codes: int, seed: Tensor, step: Tensor, stream: int = 0, place: int = 0
+) -> Tensor:
+    """(num_rows, num_codes) float32 Gumbel noise of B games, each with num_rows / B rows.
 
-    Row m, code c takes word c % 4 of the counter (c // 4, m, low half of step, stream * 2**16 + bits 32 to 47
-    of step); its upper 23 bits, plus one half, are a uniform number in (0, 1).
+    With seed and step of its game, code c of a game's row r takes word c % 4 of the counter (c // 4, place + r,
+    low half of step, stream * 2**16 + bits 32 to 47 of step); its upper 23 bits, plus one half, are a uniform number
+    in (0, 1).
     """
     device = seed.device
-    step = step.reshape(())
+    seed, step = seed[:, None, None], step[:, None, None]
     codes = torch.arange((num_codes + 3) // 4, device=device)
-    rows = torch.arange(num_rows, device=device)[:, None]
-    words = philox_4x32(seed, (codes, rows, step & 0xFFFFFFFF, (step >> 32 & 0xFFFF) + (stream << 16)))
-    uniform = (words.flatten(1)[:, :num_codes] >> 9).float().add_(0.5).mul_(2.0**-23)
+    places = place + torch.arange(num_rows // len(seed), device=device)[:, None]
+    words = philox_4x32(seed, (codes, places, step & 0xFFFFFFFF, (step >> 32 & 0xFFFF) + (stream << 16)))
+    uniform = (words.flatten(0, 1).flatten(1)[:, :num_codes] >> 9).float().add_(0.5).mul_(2.0**-23)
     return uniform.log_().neg_().log_().neg_()
 
 
@@ -41,7 +44,14 @@ def filter_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def sample_tokens(
-    logits: Tensor, seed: Tensor, step: Tensor, temperature: float, top_k: int, top_p: float, stream: int
+    logits: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    stream: int,
+    place: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
 ) -> Tensor:
     """See `iris_kernels.sample_tokens`."""
     logits = logits.float()
@@ -51,7 +61,8 @@ def sample_tokens(
         logits = logits * (1.0 / temperature)
     if top_k > 0 or top_p < 1.0:
         logits = filter_logits(logits, top_k, top_p)
-    return (logits + gumbel_noise(logits.shape[0], logits.shape[1], seed, step, stream)).argmax(dim=-1)
+    num_rows, num_codes = logits.shape
+    return (logits + gumbel_noise(num_rows, num_codes, seed, step, stream, place)).argmax(dim=-1)
 
 
 def head_sample(
@@ -67,22 +78,24 @@ def head_sample(
     position: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int,
+    place: int,
     temperature: float,
     top_k: int,
     top_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, next_x, logits): see `iris_kernels.head_sample`."""
-    groups, rows, width = x.shape
+    groups, _, width = x.shape
     all_logits = []
     normed = F.layer_norm(x, (width,), eps=LN_EPS) * ln_weight[:, None] + ln_bias[:, None]
     for group in range(groups):
         hidden = F.linear(normed[group].to(w1.dtype), w1[group], b1[group].to(w1.dtype)).relu()
         all_logits.append(F.linear(hidden, w2[group], b2[group].to(w2.dtype)).float())
     logits = torch.stack(all_logits)
-    flat = sample_tokens(logits.flatten(0, 1), seed, step, temperature, top_k, top_p, 0)
-    tokens = flat.view(groups, rows)
+    drawn = (sample_tokens(group, seed, step, stream, place, temperature, top_k, top_p) for group in logits)
+    tokens = torch.stack(list(drawn))
     last = position_embedding.shape[1] - 1
-    place = position_embedding.index_select(1, position.to(torch.int64).clamp(0, last)).float()
+    at_position = position_embedding.index_select(1, position.to(torch.int64).clamp(0, last)).float()
     chosen = tokens[:, :, None].expand(-1, -1, width)
-    next_x = table.gather(1, chosen).float() + place
+    next_x = table.gather(1, chosen).float() + at_position
     return tokens, next_x, logits

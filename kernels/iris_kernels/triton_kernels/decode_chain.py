@@ -216,7 +216,7 @@ def decode_attention(
     rows = first + tl.arange(0, ROWS)
     d = tl.arange(0, BD)
     IS_RAGGED: tl.constexpr = BD != D
-    start = tl.minimum(tl.load(position), max_length)
+    start = tl.minimum(tl.load(position + batch), max_length)
     qkv += group.to(tl.int64) * qkv_group + batch.to(tl.int64) * qkv_batch + head * D
     sequence = (group * (tl.num_programs(0) // num_heads) + batch) * num_heads + head
     k_cache += sequence.to(tl.int64) * max_length * D
@@ -308,7 +308,7 @@ def launch_decode_attention(
     out: Tensor,
 ) -> Tensor:
     """Fills the contiguous `out` (G, B, n, C), writes the new cache rows, and returns `out`."""
-    qkv = with_unit_stride(qkv)
+    qkv, position = map(with_unit_stride, (qkv, position))
     groups, batch, new, _ = qkv.shape
     heads, max_length, size = k_cache.shape[2:]
     padded = next_power_of_two(size)

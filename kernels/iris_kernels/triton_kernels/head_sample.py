@@ -38,13 +38,13 @@ SAMPLED_NUMBERS = 2048  # logits that a program of `sample_tokens` holds, where 
 
 
 @triton.jit
-def _gumbel(rows, seed, step, stream, ROWS: tl.constexpr, CODES: tl.constexpr):
-    """(ROWS, CODES) noise, bit for bit the generator of the reference."""
+def _gumbel(seed, step, stream, place, ROWS: tl.constexpr, CODES: tl.constexpr):
+    """(ROWS, CODES) noise of rows with seed, step and place (ROWS,), bit for bit the generator of the reference."""
     codes = tl.arange(0, CODES // 4)[None, :] + tl.zeros([ROWS, CODES // 4], tl.int32)
-    row = rows[:, None] + tl.zeros_like(codes)
-    low = (step & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True) + tl.zeros_like(codes)
-    high = ((step >> 32) & 0xFFFF).to(tl.int32) + (stream << 16) + tl.zeros_like(codes)
-    a, b, c, d = tl.philox(seed, codes, row, low, high)
+    places = place[:, None] + tl.zeros_like(codes)
+    low = (step & 0xFFFFFFFF).to(tl.uint32).to(tl.int32, bitcast=True)[:, None] + tl.zeros_like(codes)
+    high = (((step >> 32) & 0xFFFF).to(tl.int32) + (stream << 16))[:, None] + tl.zeros_like(codes)
+    a, b, c, d = tl.philox(seed[:, None], codes, places, low, high)
     words = interleave(a >> 9, b >> 9, c >> 9, d >> 9, ROWS, CODES)
     uniform = (words.to(tl.int32).to(tl.float32) + 0.5) * 1.1920928955078125e-07
     return -tl.log(-tl.log(uniform))
@@ -53,7 +53,7 @@ def _gumbel(rows, seed, step, stream, ROWS: tl.constexpr, CODES: tl.constexpr):
 @triton.jit
 def _ordered(logits):
     """Bits that compare, as unsigned integers, as the float32 logits do."""
-    bits = logits.to(tl.int32, bitcast=True)
+    bits = tl.where(logits == 0, 0.0, logits).to(tl.int32, bitcast=True)  # -0.0 is 0.0
     bits = tl.where(bits < 0, ~bits, bits ^ -2147483648)
     return bits.to(tl.uint32, bitcast=True)
 
@@ -88,27 +88,29 @@ def _keep_top_p(logits, top_p, ROWS: tl.constexpr):
 
 @triton.jit
 def _draw(
-    logits, rows, seed, step, stream, inverse_temperature, top_k, top_p,
+    logits, games, is_row, seed, step, stream, place, inverse_temperature, top_k, top_p,
     GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr,
 ):  # fmt: skip
-    """A code a row from (ROWS, CODES) logits, -inf beyond the last code."""
+    """A code a row from (ROWS, CODES) logits, -inf beyond the last code; games, place: (ROWS,)."""
     if not GREEDY:
         logits *= inverse_temperature
         if TOP_K:
             logits = _keep_top_k(logits, top_k, ROWS)
         if TOP_P:
             logits = _keep_top_p(logits, top_p, ROWS)
-        logits += _gumbel(rows, tl.load(seed), tl.load(step), stream, ROWS, CODES)
+        seeds = tl.load(seed + games, mask=is_row, other=0)
+        steps = tl.load(step + games, mask=is_row, other=0)
+        logits += _gumbel(seeds, steps, stream, place, ROWS, CODES)
     return tl.argmax(logits, 1)
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_positions", "top_k"])
+@triton.jit(do_not_specialize=["num_rows", "num_positions", "top_k", "stream", "place"])
 def head_sample(
     x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step,
     tokens, next_x, out_logits,
     x_group, x_row, ln_weight_group, ln_bias_group, w1_group, w1_row, b1_group, w2_group, w2_row, b2_group,
-    table_group, table_row, place_group, place_row,
-    num_rows, num_positions, eps, inverse_temperature, top_k, top_p,
+    table_group, table_row, position_group, position_row,
+    num_rows, num_positions, eps, stream, place, inverse_temperature, top_k, top_p,
     C: tl.constexpr, BC: tl.constexpr, H: tl.constexpr, V: tl.constexpr, BV: tl.constexpr,
     GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     ROWS: tl.constexpr, HIDDEN: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
@@ -151,42 +153,47 @@ def head_sample(
         hidden = tl.maximum(hidden, 0.0).to(second.dtype)
         logits = tl.dot(hidden, second, logits, input_precision=PRECISION)
     logits += tl.load(b2 + group_64 * b2_group + codes, mask=codes < V, other=0.0).to(tl.float32)[None, :]
-    row = group * num_rows + rows  # counted through the groups, also in the generator
-    row_64 = row.to(tl.int64)
+    is_row = rows < num_rows
+    row_64 = (group * num_rows + rows).to(tl.int64)
     real = (rows[:, None] < num_rows) & (codes[None, :] < V)
     tl.store(out_logits + row_64[:, None] * V + codes[None, :], logits, mask=real)
     logits = tl.where(codes[None, :] < V, logits, float("-inf"))
+    places = place + tl.zeros_like(rows)
     token = _draw(
-        logits, row, seed, step, 0, inverse_temperature, top_k, top_p, GREEDY, TOP_K, TOP_P, ROWS, BV
-    ).to(tl.int64)
-    tl.store(tokens + row_64, token, mask=rows < num_rows)
+        logits, rows, is_row, seed, step, stream, places, inverse_temperature, top_k, top_p,
+        GREEDY, TOP_K, TOP_P, ROWS, BV,
+    ).to(tl.int64)  # fmt: skip
+    tl.store(tokens + row_64, token, mask=is_row)
 
-    place = tl.minimum(tl.maximum(tl.load(position), 0), num_positions - 1).to(tl.int64)
-    place_at = position_embedding + group_64 * place_group + place * place_row + c
+    where = tl.load(position + rows, mask=is_row, other=0)
+    where = tl.minimum(tl.maximum(where, 0), num_positions - 1).to(tl.int64)
+    at_position = position_embedding + group_64 * position_group + where[:, None] * position_row + c[None, :]
     embedded = tl.load(
         table + group_64 * table_group + token[:, None] * table_row + c[None, :], mask=inside, other=0.0
     )
-    embedded = embedded.to(tl.float32) + tl.load(place_at, mask=c < C, other=0.0).to(tl.float32)[None, :]
+    embedded = embedded.to(tl.float32) + tl.load(at_position, mask=inside, other=0.0).to(tl.float32)
     tl.store(next_x + row_64[:, None] * C + c[None, :], embedded, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_rows", "top_k", "stream"])
+@triton.jit(do_not_specialize=["num_rows", "rows_a_game", "top_k", "stream", "place"])
 def sample_tokens(
-    logits, seed, step, tokens, row_stride, num_rows, stream, inverse_temperature, top_k, top_p,
+    logits, seed, step, tokens, row_stride, num_rows, rows_a_game, stream, place, inverse_temperature, top_k, top_p,
     V: tl.constexpr, BV: tl.constexpr, GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS rows of logits."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     codes = tl.arange(0, BV)
-    real = (rows[:, None] < num_rows) & (codes[None, :] < V)
+    is_row = rows < num_rows
+    real = is_row[:, None] & (codes[None, :] < V)
     at = logits + rows.to(tl.int64)[:, None] * row_stride + codes[None, :]
     values = tl.load(at, mask=real, other=0.0).to(tl.float32)
     values = tl.where(codes[None, :] < V, values, float("-inf"))
     token = _draw(
-        values, rows, seed, step, stream, inverse_temperature, top_k, top_p, GREEDY, TOP_K, TOP_P, ROWS, BV
-    )
-    tl.store(tokens + rows, token.to(tl.int64), mask=rows < num_rows)
+        values, rows // rows_a_game, is_row, seed, step, stream, place + rows % rows_a_game,
+        inverse_temperature, top_k, top_p, GREEDY, TOP_K, TOP_P, ROWS, BV,
+    )  # fmt: skip
+    tl.store(tokens + rows, token.to(tl.int64), mask=is_row)
 
 
 def _inverse(temperature: float) -> float:
@@ -206,6 +213,8 @@ def launch_head_sample(
     position: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int,
+    place: int,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -214,8 +223,9 @@ def launch_head_sample(
     logits: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fills the contiguous `tokens` (G, M), `next_x` (G, M, C) and `logits` (G, M, V), and returns them."""
-    x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding = map(
-        with_unit_stride, (x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding)
+    x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step = map(
+        with_unit_stride,
+        (x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step),
     )
     groups, rows, width = x.shape
     hidden, codes = w1.shape[1], w2.shape[1]
@@ -226,7 +236,7 @@ def launch_head_sample(
         tokens, next_x, logits,
         *x.stride()[:2], ln_weight.stride(0), ln_bias.stride(0), *w1.stride()[:2], b1.stride(0),
         *w2.stride()[:2], b2.stride(0), *table.stride()[:2], *position_embedding.stride()[:2],
-        rows, position_embedding.shape[1], LN_EPS, _inverse(temperature), top_k, top_p,
+        rows, position_embedding.shape[1], LN_EPS, stream, place, _inverse(temperature), top_k, top_p,
         C=width, BC=padded_width, H=hidden, V=codes, BV=padded_codes,
         GREEDY=temperature == 0.0, TOP_K=0 < top_k < codes, TOP_P=top_p < 1.0,
         ROWS=blocks.rows, HIDDEN=blocks.hidden,
@@ -240,19 +250,21 @@ def launch_sample_tokens(
     logits: Tensor,
     seed: Tensor,
     step: Tensor,
+    stream: int,
+    place: int,
     temperature: float,
     top_k: int,
     top_p: float,
-    stream: int,
     tokens: Tensor,
 ) -> Tensor:
     """Fills the contiguous `tokens` (M,) and returns it."""
-    logits = with_unit_stride(logits)
+    logits, seed, step = map(with_unit_stride, (logits, seed, step))
     rows, codes = logits.shape
     padded = next_power_of_two(codes)
     rows_a_program = max(1, min(16, SAMPLED_NUMBERS // padded))
     sample_tokens[(triton.cdiv(rows, rows_a_program),)](
-        logits, seed, step, tokens, logits.stride(0), rows, stream, _inverse(temperature), top_k, top_p,
+        logits, seed, step, tokens, logits.stride(0), rows, rows // len(seed), stream, place,
+        _inverse(temperature), top_k, top_p,
         V=codes, BV=padded, GREEDY=temperature == 0.0, TOP_K=0 < top_k < codes, TOP_P=top_p < 1.0,
         ROWS=rows_a_program, num_warps=4 if padded <= 2048 else 8, **COMPILER_OPTIONS,
     )  # fmt: skip

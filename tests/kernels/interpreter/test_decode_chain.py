@@ -84,12 +84,16 @@ def test_decode_attention(
     is_block_causal: bool,
 ) -> None:
     num_context = new if num_context is None else num_context
+    # every row of the batch at a place of its own, the first at the case's
+    where = torch.tensor(
+        [abs(position - 7 * row) % (LAST - new + 1) for row in range(batch)], dtype=torch.int32
+    )
     qkv = torch.randn(groups, batch, new, 3 * heads * size)
     k_cache, v_cache = torch.randn(2, groups, batch, heads, LAST, size)
-    k_cache[:, :, :, position:] = float("nan")  # stale rows must never be read
-    v_cache[:, :, :, position:] = float("nan")
+    for row, first in enumerate(where):
+        k_cache[:, row, :, first:] = float("nan")  # stale rows must never be read
+        v_cache[:, row, :, first:] = float("nan")
     k_got, v_got = arena.state(k_cache), arena.state(v_cache)
-    where = torch.tensor([position], dtype=torch.int32)
     got = kernels.launch_decode_attention(
         arena.input(qkv), k_got, v_got, arena.input(where), num_context, is_block_causal,
         arena.output(groups, batch, new, heads * size),
@@ -107,11 +111,12 @@ def test_rows_beyond_the_cache_are_left_out(arena) -> None:
     qkv = arena.input(torch.randn(1, 2, 3, 3 * 16))
     caches = [arena.state(torch.randn(1, 2, 1, 20, 16)) for _ in range(2)]
     before = [cache.clone() for cache in caches]
-    where = torch.tensor([19], dtype=torch.int32)
+    where = torch.tensor([19, 18], dtype=torch.int32)
     kernels.launch_decode_attention(qkv, *caches, where, 3, False, arena.output(1, 2, 3, 16))
     for cache, old in zip(caches, before, strict=True):
-        assert torch.equal(cache[:, :, :, :19], old[:, :, :, :19])
-        assert not torch.equal(cache[:, :, :, 19], old[:, :, :, 19])
+        for row, first in enumerate(where):
+            assert torch.equal(cache[:, row, :, :first], old[:, row, :, :first])
+            assert not torch.equal(cache[:, row, :, first:], old[:, row, :, first:])
 
 
 def make_layer(groups: int, width: int, dtype: torch.dtype = torch.float32) -> iris_kernels.LayerWeights:
@@ -137,7 +142,7 @@ def run_layer(
         out.append(
             iris_kernels.decode_layer(
                 x[:, :, position : position + piece], weights, k_cache, v_cache,
-                torch.tensor([position], dtype=torch.int32), num_heads=heads,
+                torch.full((batch,), position, dtype=torch.int32), num_heads=heads,
             )
         )  # fmt: skip
         position += piece
