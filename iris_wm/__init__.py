@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import gymnasium
+
 if TYPE_CHECKING:
     from iris_wm.agent import Agent
     from iris_wm.dream.env import DreamEnv, DreamVectorEnv
@@ -9,6 +11,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Agent", "DreamEnv", "DreamVectorEnv", "EnvConfig", "make_env"]
+
+gymnasium.register("iris_wm/Catch-v0", entry_point="iris_wm.envs.catch:CatchEnv")
+gymnasium.register(
+    "iris_wm/Dream-v0",
+    entry_point="iris_wm.runs.registration:make_dream",
+    vector_entry_point="iris_wm.runs.registration:make_dreams",
+)
 
 _HOMES = {
     "Agent": "iris_wm.agent",

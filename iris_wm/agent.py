@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from iris_wm.checkpoint.agent_files import CONFIG_FILE, load_agent, save_agent
+from iris_wm.checkpoint.folder import load_newest
 from iris_wm.checkpoint.hub import ModelCard, download, is_repo_id, upload
-from iris_wm.checkpoint.verify import newest_verified
 from iris_wm.config import build_config, to_mapping
 from iris_wm.data.episode import Episode
 from iris_wm.dream.rollout import policy_inputs
@@ -236,12 +236,12 @@ class Agent(nn.Module):
             return Agent.from_pretrained(path)
         if not folder.is_dir():
             raise ValueError(f'"{path}": no such folder; expected a run folder or an exported agent')
-        if not (folder / CONFIG_FILE).is_file():
-            found = newest_verified(folder)
-            if found is None:
-                raise ValueError(f'"{path}": neither a run folder with a checkpoint nor an exported agent')
-            folder = found.folder
-        weights, config = load_agent(folder)
+        if (folder / CONFIG_FILE).is_file():
+            weights, config = load_agent(folder)
+        elif checkpoint := load_newest(folder):
+            weights, config = checkpoint.agent, checkpoint.agent_config
+        else:
+            raise ValueError(f'"{path}": neither a run folder with a checkpoint nor an exported agent')
         return Agent.from_weights(build_config(AgentConfig, config), weights)
 
     @staticmethod

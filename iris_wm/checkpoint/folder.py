@@ -20,7 +20,7 @@ from torch import Tensor
 
 from iris_wm.checkpoint import durable, replay_segments, sealed_json, tree
 from iris_wm.checkpoint.agent_files import agent_to_bytes, load_agent, read_tensors
-from iris_wm.checkpoint.errors import DamagedCheckpoint, NewerFormat, ResourceError
+from iris_wm.checkpoint.errors import DamagedCheckpoint, DamagedState, NewerFormat, ResourceError
 from iris_wm.checkpoint.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest
 from iris_wm.checkpoint.replay_segments import ReplaySource, SegmentEntry
 from iris_wm.checkpoint.run_folder import RunFolder
@@ -133,6 +133,22 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     """
     folder = Path(os.path.abspath(folder))
     return _read(folder, verify_checkpoint(folder), [])
+
+
+def load_newest(run: str | Path) -> Checkpoint | None:
+    """The newest checkpoint of a run that verifies, also of one that trains and removes old ones meanwhile.
+
+    None for a run that never saved one. Raises ``NoUsableCheckpoint`` and ``NewerFormat`` as ``newest_verified`` does.
+    """
+    run = Path(run)
+    while True:
+        before = list_checkpoints(run)
+        try:
+            found = newest_verified(run)
+            return load_checkpoint(found.folder) if found else None
+        except DamagedState:
+            if list_checkpoints(run) == before:
+                raise
 
 
 def resume(run: RunFolder) -> Checkpoint | None:

@@ -113,7 +113,3 @@ class CatchEnv(gymnasium.Env):
                 frame[top : top + 8, side : side + 8] = _BOMB
                 frame[top + 2 : top + 6, side + 2 : side + 6] = _BOMB_CORE
         return frame
-
-
-if "iris_wm/Catch-v0" not in gymnasium.registry:
-    gymnasium.register("iris_wm/Catch-v0", entry_point="iris_wm.envs.catch:CatchEnv")

@@ -193,8 +193,6 @@ class GenericEnv(gymnasium.Env):
 
 def check_registered(env_id: str) -> None:
     """ValueError unless Gymnasium knows the id, or a later version of it, without importing anything named by it."""
-    import iris_wm.envs.catch  # noqa: F401 (registers its environment)
-
     if ":" in env_id:
         raise ValueError(
             f'env "{env_id}": expected a registered id; "module:Env" would import code named in a config, '

@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 
 import iris_wm
-from iris_wm.agent import Agent
-from iris_wm.checkpoint.errors import DamagedState
-from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint
+from iris_wm.agent import Agent, AgentConfig
+from iris_wm.checkpoint.folder import Checkpoint, load_newest
 from iris_wm.checkpoint.opening import CONFIG_FILE, existing_run
 from iris_wm.checkpoint.run_folder import refuse_foreign
-from iris_wm.checkpoint.verify import list_checkpoints, newest_verified
 from iris_wm.config import build_config, read_yaml
 from iris_wm.evaluation.evaluate import PlayedEpisodes
 from iris_wm.evaluation.result import (
@@ -24,7 +22,6 @@ from iris_wm.evaluation.result import (
 )
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, RunProgress
-from iris_wm.runs.registration import check_is_trained
 
 
 @dataclass(frozen=True)
@@ -54,15 +51,14 @@ def open_run(path: str | Path) -> Run:
             "version that made it"
         ) from None
     refuse_foreign(folder, config.identity(), RunConfig().identity())  # where config.yaml was edited
-    checkpoint = _newest(folder)
+    checkpoint = load_newest(folder)
     if checkpoint is None:
         raise ValueError(
             f'"{path}": the run has no checkpoint yet; continue it with iris-wm fit --run {path}'
         )
     progress = RunProgress()
     progress.load_state_dict(checkpoint.training[STATE_KEY])
-    num_actions = checkpoint.agent_config["num_actions"]
-    agent = Agent.from_weights(config.agent_config(num_actions), checkpoint.agent)
+    agent = Agent.from_weights(build_config(AgentConfig, checkpoint.agent_config), checkpoint.agent)
     if torch.cuda.is_available() and config.trainer.accelerator != "cpu":
         agent = agent.cuda()
     return Run(folder, config, agent, progress, checkpoint)
@@ -71,20 +67,13 @@ def open_run(path: str | Path) -> Run:
 def open_dreamer(path: str | Path) -> Run:
     """The same, of a run whose world model has learned something; ValueError otherwise."""
     run = open_run(path)
-    check_is_trained(path, run.checkpoint)
+    if "world" not in run.progress.seconds:
+        first = run.config.world.optimization.start_after_epoch + 1
+        raise ValueError(
+            f'run "{path}": its world model is not trained yet (checkpoint of epoch {run.progress.epoch}, its '
+            f"training starts in epoch {first}); go on with iris-wm fit --run {path}"
+        )
     return run
-
-
-def _newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that verifies, also of a run that is training and removes old ones meanwhile."""
-    while True:
-        before = list_checkpoints(folder)
-        try:
-            found = newest_verified(folder)
-            return load_checkpoint(found.folder) if found else None
-        except DamagedState:
-            if list_checkpoints(folder) == before:
-                raise
 
 
 def make_result(run: Run, played: PlayedEpisodes, *, seed: int, temperature: float, preset: str) -> RunResult:

@@ -1,42 +1,16 @@
-"""Gymnasium's names for our environments, and dream environments built from the folder of a run.
-
-After `import iris_wm.runs.registration` (or `register()`), these work:
-
-    gymnasium.make("iris_wm/Dream-v0", run="runs/breakout")
-    gymnasium.make_vec("iris_wm/Dream-v0", num_envs=16, run="runs/breakout")
-    gymnasium.make("iris_wm/Catch-v0")
-
-Importing this module imports Gymnasium, not torch.
-"""
+"""Dream environments built from the folder of a run; iris_wm/__init__.py registers them with Gymnasium."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
-
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from iris_wm.checkpoint.folder import Checkpoint
     from iris_wm.dream.dream_batch import DreamStarts
     from iris_wm.dream.env import DreamEnv, DreamVectorEnv
 
-DREAM_ID = "iris_wm/Dream-v0"
-CATCH_ID = "iris_wm/Catch-v0"
 _LEAST_SHARE = 0.1
-
-
-def register() -> None:
-    """Tell Gymnasium our environments; again is harmless."""
-    if DREAM_ID not in gymnasium.registry:
-        gymnasium.register(
-            DREAM_ID,
-            entry_point="iris_wm.runs.registration:make_dream",
-            vector_entry_point="iris_wm.runs.registration:make_dreams",
-        )
-    if CATCH_ID not in gymnasium.registry:
-        gymnasium.register(CATCH_ID, entry_point="iris_wm.envs.catch:CatchEnv")
 
 
 def make_dream(run: str | Path, *, num_starts: int = 256, starts_seed: int = 0, **options: Any) -> "DreamEnv":
@@ -71,43 +45,13 @@ def load_dreamer(run: str | Path, num_starts: int = 256, seed: int = 0) -> tuple
         ValueError: no run folder with a checkpoint, a world model that was never trained, or no frames.
         DamagedState: no checkpoint can be used.
     """
-    from iris_wm.agent import Agent, AgentConfig
-    from iris_wm.checkpoint.folder import load_checkpoint
-    from iris_wm.checkpoint.verify import newest_verified
-    from iris_wm.config import build_config
+    from iris_wm.runs.open import open_dreamer
 
     if isinstance(num_starts, bool) or not isinstance(num_starts, int) or num_starts < 1:
         raise ValueError(f"num_starts: got {num_starts}, expected a positive integer")
-    folder = Path(run)
-    found = newest_verified(folder) if folder.is_dir() else None
-    if found is None:
-        raise ValueError(f'run "{run}": expected a run folder with a checkpoint; train one with iris-wm fit')
-    checkpoint = load_checkpoint(found.folder)
-    check_is_trained(folder, checkpoint)
-    agent = Agent.from_weights(build_config(AgentConfig, checkpoint.agent_config), checkpoint.agent)
-    num_past = agent.world.config.context_steps // 2
-    return agent, _choose_starts(checkpoint.replay_parts, num_starts, seed, num_past, str(run))
-
-
-def check_is_trained(run: str | Path, checkpoint: "Checkpoint") -> None:
-    """ValueError where the world model of a run's checkpoint has not taken a single training step.
-
-    A checkpoint that a run saved notes the seconds spent on each network; for one without this note, the epoch and the
-    run's config decide.
-    """
-    from iris_wm.config import read_yaml
-
-    config = Path(run) / "config.yaml"
-    section = read_yaml(config).get("world", {}).get("optimization", {}) if config.is_file() else {}
-    first = section.get("start_after_epoch", 0) + 1
-    epoch = checkpoint.manifest.epoch
-    progress = checkpoint.training.get("iris_wm") if isinstance(checkpoint.training, dict) else None
-    is_trained = "world" in progress["seconds"] if progress else not config.is_file() or epoch >= first
-    if not is_trained:
-        raise ValueError(
-            f'run "{run}": its world model is not trained yet (checkpoint of epoch {epoch}, its training starts in '
-            f"epoch {first}); go on with iris-wm fit --run {run}"
-        )
+    opened = open_dreamer(run)
+    num_past = opened.agent.world.config.context_steps // 2
+    return opened.agent, _choose_starts(opened.checkpoint.replay_parts, num_starts, seed, num_past, str(run))
 
 
 def _choose_starts(
@@ -153,6 +97,3 @@ def _pieces(part: dict[str, "Tensor"]) -> list["Tensor"]:
     """Rows of a part of the replay, for each episode in it, in the episode's order."""
     episode_ids = part["episode_ids"]
     return [(episode_ids == episode_id).nonzero().squeeze(1) for episode_id in episode_ids.unique()]
-
-
-register()

@@ -9,9 +9,11 @@ import torch
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.checkpoint.folder import resume, save_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
-from iris_wm.config import to_mapping
+from iris_wm.config import build_config, dump_yaml, parse_yaml, to_mapping
 from iris_wm.data.replay import Replay
 from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.progress import STATE_KEY, RunProgress
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
@@ -95,10 +97,13 @@ def save_run(path: Path, agent: Agent, epoch: int, num_steps: int) -> Path:
                 torch.zeros(1, dtype=torch.bool),
                 torch.zeros(1, dtype=torch.bool),
             )
-    with RunFolder(path, {"seed": 0}, CONFIG) as run:
+    seconds = {"world": 1.0} if epoch > 2 else {}
+    training = {STATE_KEY: RunProgress(epoch=epoch, seconds=seconds).state_dict()}
+    config = build_config(RunConfig, parse_yaml(CONFIG))
+    with RunFolder(path, config.identity(), dump_yaml(config)) as run:
         resume(run)
         save_checkpoint(
             run, step=1, env_steps=replay.num_steps, epoch=epoch, agent=agent.weights(),
-            agent_config=to_mapping(agent.config), training={}, replay=replay,
+            agent_config=to_mapping(agent.config), training=training, replay=replay,
         )  # fmt: skip
     return path

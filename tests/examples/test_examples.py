@@ -10,10 +10,12 @@ from iris_wm.agent import Agent, AgentConfig
 from iris_wm.checkpoint.folder import resume, save_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.collection import play_episode
-from iris_wm.config import to_mapping
+from iris_wm.config import dump_yaml, to_mapping
 from iris_wm.data.replay import Replay
 from iris_wm.envs import EnvConfig, make_env
 from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
+from iris_wm.runs.config import RunConfig
+from iris_wm.runs.progress import STATE_KEY, RunProgress
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
@@ -47,11 +49,13 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             episode.truncations,
         )
         replay.append(replay.start_episode(), *columns)
-    with RunFolder(path, {"seed": 0}, "env: {id: iris_wm/Catch-v0}\n") as run:
+    config = RunConfig(env=env_config)
+    training = {STATE_KEY: RunProgress(epoch=2, seconds={"world": 1.0}).state_dict()}
+    with RunFolder(path, config.identity(), dump_yaml(config)) as run:
         resume(run)
         save_checkpoint(
             run, step=1, env_steps=replay.num_steps, epoch=2, agent=agent.weights(),
-            agent_config=to_mapping(agent.config), training={}, replay=replay,
+            agent_config=to_mapping(agent.config), training=training, replay=replay,
         )  # fmt: skip
     return path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-import iris_wm.runs.registration  # noqa: F401 (registers the environments)
+import iris_wm  # noqa: F401 (registers the environments)
 from iris_wm import cli
 from iris_wm.config import dump_yaml
 
