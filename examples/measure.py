@@ -33,7 +33,7 @@ def compare(
     generator = np.random.default_rng(seed)
 
     def random(frames: np.ndarray) -> np.ndarray:
-        return generator.integers(agent.num_actions, size=len(frames))
+        return generator.integers(agent.actions.sizes[0], size=len(frames))
 
     for name, policy in (("random policy", random), ("PPO, trained in the dream", learned)):
         dreamed = play_dreams(agent, starts, policy, num_dreams, horizon, seed + 1_000)

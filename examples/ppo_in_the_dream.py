@@ -53,7 +53,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     agent, starts = load_dreamer(options.run)
     env = DreamVectorEnv(agent, starts, options.envs, options.horizon, autoreset_mode="SameStep")
-    policy = Policy(agent.num_actions, env.single_observation_space.shape[0])
+    policy = Policy(agent.actions.sizes[0], env.single_observation_space.shape[0])
     optimizer = torch.optim.Adam(policy.parameters(), 5e-4, eps=1e-5)
     frames, _ = env.reset(seed=options.seed)
     totals, finished = np.zeros(options.envs), []

@@ -14,26 +14,37 @@ from iris_wm.data.episode import Episode
 from iris_wm.dream.rollout import policy_inputs
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig, PolicyState
+from iris_wm.spaces import ActionDistribution, ActionSpace
 from iris_wm.streams import stream_generator, stream_seed
 from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig, to_uint8
 from iris_wm.world.network import WorldConfig, WorldNetwork
 
 MAX_PARAMETERS = 2_000_000_000
 MAX_LAYERS = 1000
+MAX_ACTIONS = 65_536
 
 
 @dataclass(frozen=True)
 class AgentConfig:
     """The shape of all three networks."""
 
-    num_actions: int
+    action_sizes: tuple[int, ...]
+    """Choices of each axis of an action; one axis where actions are simply numbered."""
+    action_names: tuple[str, ...] = ()
+    """Of the choices where there is one axis, else of the axes; none: numbers."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
 
     def __post_init__(self) -> None:
-        if self.num_actions < 1:
-            raise ValueError(f"num_actions: got {self.num_actions}, expected a positive integer")
+        sizes = self.action_sizes
+        if not sizes or min(sizes) < 1 or sum(sizes) > MAX_ACTIONS:
+            raise ValueError(
+                f"action_sizes: got {sizes}, expected a positive integer for each axis, {MAX_ACTIONS} together at most"
+            )
+        expected = sizes[0] if len(sizes) == 1 else len(sizes)
+        if self.action_names and len(self.action_names) != expected:
+            raise ValueError(f"action_names: got {len(self.action_names)}, expected {expected}")
         if self.policy.sees_frames and self.tokenizer.autoencoder.resolution % 16:
             raise ValueError(
                 f"tokenizer.autoencoder.resolution: got {self.tokenizer.autoencoder.resolution}, "
@@ -47,14 +58,14 @@ class Agent(nn.Module):
     def __init__(self, config: AgentConfig) -> None:
         super().__init__()
         self.config = config
-        self.num_actions = config.num_actions
+        self.actions = ActionSpace.discrete(*config.action_sizes, names=config.action_names)
         self.tokenizer = Tokenizer(config.tokenizer)
         tokens_per_frame = self.tokenizer.tokens_per_frame
         quantizer = self.tokenizer.quantizer
-        self.world = WorldNetwork(config.world, quantizer.codebook_size, tokens_per_frame, config.num_actions)
+        self.world = WorldNetwork(config.world, quantizer.codebook_size, tokens_per_frame, self.actions)
         self.policy = ActorCritic(
             config.policy,
-            config.num_actions,
+            self.actions,
             resolution=config.tokenizer.autoencoder.resolution,
             tokens_per_frame=tokens_per_frame,
             embedding_dim=quantizer.embedding_dim,
@@ -77,7 +88,6 @@ class Agent(nn.Module):
         *,
         generator: torch.Generator,
         temperature: float = 1.0,
-        epsilon: float = 0.0,
     ) -> tuple[Tensor, PolicyState]:
         """Choose actions for real frames, seen through the tokenizer.
 
@@ -86,27 +96,19 @@ class Agent(nn.Module):
             state: of initial_state, or what the last call returned.
             generator: on the CPU, source of all draws.
             temperature: of the policy; 0 takes the most likely action.
-            epsilon: probability of a uniformly random action instead.
 
         Returns:
-            actions (B,) int64 on the CPU, and the memory for the next call.
+            actions (B, n) int64 on the CPU, and the memory for the next call.
 
         Raises:
             FloatingPointError: the policy's logits are not finite.
         """
         obs_tokens = self.tokenizer.encode(frames.to(self.device))
         output, state = self.policy(policy_inputs(self.tokenizer, self.policy, obs_tokens), state)
-        logits = output.action_logits.float().cpu()
+        logits = output.actions.logits.float().cpu()
         if not bool(torch.isfinite(logits).all()):
             raise FloatingPointError("action_logits of the policy are not finite")
-        if temperature == 0:
-            actions = logits.argmax(-1)
-        else:
-            actions = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
-        if epsilon:
-            explores = torch.rand(len(actions), generator=generator) < epsilon
-            anything = torch.randint(self.num_actions, (len(actions),), generator=generator)
-            actions = torch.where(explores, anything, actions)
+        actions = choose(output.actions, generator, temperature)
         return actions, state
 
     @torch.no_grad()
@@ -128,7 +130,7 @@ class Agent(nn.Module):
             horizon: steps at most; the dream ends earlier where the world model terminates it.
             seed: same seed, same dream.
             context: real steps before first_frame, for the world model and the policy's memory.
-            actions: (horizon,) int64 to play instead of the policy's; the dream then goes on through terminations.
+            actions: (horizon, n) int64 to play instead of the policy's; the dream then goes on through terminations.
             sampling: of the world model; by default the context slides when it is full.
             temperature: of the policy.
 
@@ -162,13 +164,10 @@ class Agent(nn.Module):
         }
         for t in range(horizon):
             output, state = self.policy(policy_inputs(self.tokenizer, self.policy, obs_tokens), state)
-            logits = output.action_logits.float().cpu()
             if actions is not None:
                 action = actions[t : t + 1].cpu()
-            elif temperature == 0:
-                action = logits.argmax(-1)
             else:
-                action = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[0]
+                action = choose(output.actions, generator, temperature)
             step = env.step(action.to(self.device))
             is_over = bool(step.terminations) and actions is None
             frame = to_uint8(self.tokenizer.decode(obs_tokens)).cpu()
@@ -251,6 +250,14 @@ class Agent(nn.Module):
         agent = Agent(config)
         agent.load_weights(weights)
         return agent.eval()
+
+
+def choose(distribution: ActionDistribution, generator: torch.Generator, temperature: float) -> Tensor:
+    """Actions (B, n) int64, drawn on the CPU; temperature 0 takes the likeliest."""
+    if temperature == 0:
+        return distribution.mode().cpu()
+    shares = [(logits.cpu() / temperature).softmax(-1) for logits in distribution.axes]
+    return torch.cat([torch.multinomial(share, 1, generator=generator) for share in shares], dim=1)
 
 
 def check_size(config: AgentConfig) -> None:

@@ -76,7 +76,7 @@ class Collector:
         self._frames: list[torch.Tensor | None] = [None] * len(envs)
         self._episode_ids = [-1] * len(envs)
         self._returns = [0.0] * len(envs)
-        self._held_actions = [0] * len(envs)
+        self._held_actions = torch.zeros(len(envs), agent.actions.num_axes, dtype=torch.int64)
         self._hold_left = [0] * len(envs)
 
     @property
@@ -126,7 +126,7 @@ class Collector:
             self._memory.hidden[i].zero_()
             self._memory.cell[i].zero_()
 
-    def _choose_actions(self, epsilon: float) -> list[int]:
+    def _choose_actions(self, epsilon: float) -> torch.Tensor:
         generator = stream_generator(self.seed, "collection", self.env_steps)
         frames = torch.stack([frame for frame in self._frames if frame is not None])
         assert self._memory is not None
@@ -134,19 +134,18 @@ class Collector:
             frames, self._memory, generator=generator, temperature=self.config.temperature
         )
         self._memory = PolicyState(memory.hidden.clone(), memory.cell.clone())
-        chosen = actions.tolist()
         for i in range(len(self.envs)):
             if self._hold_left[i] == 0 and torch.rand(1, generator=generator).item() < epsilon:
-                self._held_actions[i] = int(torch.randint(self.agent.num_actions, (1,), generator=generator))
+                self._held_actions[i] = self.agent.actions.draw(1, generator)[0]
                 hold = torch.randint(1, self.config.max_action_hold + 1, (1,), generator=generator)
                 self._hold_left[i] = int(hold)
             if self._hold_left[i]:
-                chosen[i] = self._held_actions[i]
+                actions[i] = self._held_actions[i]
                 self._hold_left[i] -= 1
-        return chosen
+        return actions
 
-    def _step_env(self, i: int, action: int) -> FinishedEpisode | None:
-        observation, reward, terminated, truncated, _ = self.envs[i].step(action)
+    def _step_env(self, i: int, action: torch.Tensor) -> FinishedEpisode | None:
+        observation, reward, terminated, truncated, _ = self.envs[i].step(action.numpy())
         if not math.isfinite(reward):
             raise FloatingPointError(f"reward of the environment is {reward}")
         frame = self._frames[i]
@@ -154,7 +153,7 @@ class Collector:
         self.replay.append(
             self._episode_ids[i],
             frame[None],
-            torch.tensor([action]),
+            action[None],
             torch.tensor([float(reward)]),
             torch.tensor([bool(terminated)]),
             torch.tensor([bool(truncated and not terminated)]),
@@ -177,7 +176,7 @@ class Collector:
             "frames": list(self._frames),
             "episode_ids": list(self._episode_ids),
             "returns": list(self._returns),
-            "held_actions": list(self._held_actions),
+            "held_actions": self._held_actions.clone(),
             "hold_left": list(self._hold_left),
         }
 
@@ -191,7 +190,7 @@ class Collector:
         self._frames = list(state["frames"])
         self._episode_ids = list(state["episode_ids"])
         self._returns = list(state["returns"])
-        self._held_actions = list(state["held_actions"])
+        self._held_actions = state["held_actions"].clone()
         self._hold_left = list(state["hold_left"])
 
 
@@ -213,22 +212,21 @@ def play_episode(
         temperature: of the policy.
     """
     observation, _ = env.reset(seed=seed)
-    replay = Replay(num_steps, (3, *observation.shape[:2]))
+    replay = Replay(num_steps, env.actions, (3, *observation.shape[:2]))
     replay.start_episode()
     state = agent.initial_state() if agent else None
     for step in range(num_steps):
         frame = to_frame(observation)
         generator = stream_generator(seed, "play", step)
         if agent is None or state is None:
-            action = int(torch.randint(len(env.action_names), (1,), generator=generator))
+            actions = env.actions.draw(1, generator)
         else:
             actions, state = agent.act(frame[None], state, generator=generator, temperature=temperature)
-            action = int(actions)
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = env.step(actions[0].numpy())
         replay.append(
             0,
             frame[None],
-            torch.tensor([action]),
+            actions,
             torch.tensor([float(reward)]),
             torch.tensor([bool(terminated)]),
             torch.tensor([bool(truncated and not terminated)]),

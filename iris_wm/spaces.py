@@ -1,13 +1,17 @@
-"""What can be done in a game: n axes of choices, whatever Gymnasium calls it."""
+"""What can be done in a game: n axes of choices, whatever Gymnasium calls it; how networks read and choose actions."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gymnasium
+import iris_kernels
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
+
+from iris_wm.streams import Draw
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,17 @@ class ActionSpace:
         """n."""
         return len(self.sizes)
 
+    @property
+    def numbers(self) -> gymnasium.Space:
+        """The space of the whole numbers themselves, which our environments and dreams take: from 0, without bins."""
+        if self.num_axes == 1:
+            return spaces.Discrete(self.sizes[0])
+        return spaces.MultiDiscrete(np.array(self.sizes))
+
     @staticmethod
-    def discrete(num_actions: int, names: tuple[str, ...] = ()) -> "ActionSpace":
-        """One axis of num_actions choices."""
-        names = names or tuple(str(action) for action in range(num_actions))
-        return ActionSpace((num_actions,), names, spaces.Discrete(num_actions))
+    def discrete(*sizes: int, names: tuple[str, ...] = ()) -> "ActionSpace":
+        """One axis of so many choices for each size."""
+        return ActionSpace(sizes, names or _numbered(sizes))
 
     @staticmethod
     def of(space: gymnasium.Space, num_bins: int = 11, names: tuple[str, ...] = ()) -> "ActionSpace":
@@ -59,7 +69,7 @@ class ActionSpace:
                 f"action space: got {space}, expected Discrete, MultiDiscrete, MultiBinary or a Box with bounds; "
                 "wrap the environment to offer one of these"
             )
-        names = names or tuple(f"axis {i}" for i in range(len(sizes)))
+        names = names or _numbered(sizes)
         centres: tuple[np.ndarray, ...] = ()
         if isinstance(space, spaces.Box):
             bounds = zip(space.low.reshape(-1), space.high.reshape(-1), strict=True)
@@ -71,40 +81,120 @@ class ActionSpace:
         values = np.asarray(action, dtype=np.int64)
         if self.centres:
             values = np.array([centre[i] for centre, i in zip(self.centres, values, strict=True)])
-        if self.space is None or isinstance(self.space, spaces.Discrete):
-            return int(values[0]) + int(getattr(self.space, "start", 0))
-        if isinstance(self.space, spaces.MultiDiscrete):
-            values = values + self.space.start.reshape(-1)
-        return values.astype(self.space.dtype).reshape(self.space.shape)
+        space = self.numbers if self.space is None else self.space
+        if isinstance(space, spaces.Discrete):
+            return int(values[0]) + int(space.start)
+        if isinstance(space, spaces.MultiDiscrete):
+            values = values + space.start.reshape(-1)
+        return values.astype(space.dtype).reshape(space.shape)
+
+    def label(self, action: Tensor) -> str:
+        """An action (n,) in words: its name where there is one axis, else the numbers."""
+        return self.names[int(action)] if self.num_axes == 1 else " ".join(map(str, action.tolist()))
 
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         """(num, n) int64, uniformly random."""
         return torch.stack([torch.randint(size, (num,), generator=generator) for size in self.sizes], dim=1)
 
-    def check(self, actions: Any, where: str) -> Tensor:
-        """Actions (..., n) as an int64 tensor; where there is one axis, (...) is taken for (..., 1).
+    def check(self, actions: Any, where: str, batch: tuple[int, ...] = ()) -> Tensor:
+        """Actions (*batch, n) as an int64 tensor on the CPU; where there is one axis, (*batch) will do.
 
         Raises:
-            ValueError: no whole numbers, another number of axes, or a choice that is not there.
+            ValueError: no whole numbers, too few or too many, or a choice that is not there.
         """
         try:
             array = actions.cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError):  # rows of unequal lengths
             array = np.empty(0, dtype=object)
-        expected = (
-            f"whole numbers of 0 to {self.sizes[0] - 1}"
-            if self.num_axes == 1
-            else (f"{self.num_axes} whole numbers below {', '.join(map(str, self.sizes))}")
-        )
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"{where}: got {_short(actions)}, expected {expected}")
-        if self.num_axes == 1 and array.shape[-1:] != (1,):
+        if self.num_axes == 1 and array.shape == batch:
             array = array[..., None]
-        if array.shape[-1:] != (self.num_axes,):
-            raise ValueError(f"{where}: got {_short(actions)}, expected {expected}")
-        if array.size and ((array < 0) | (array >= np.array(self.sizes))).any():
-            raise ValueError(f"{where}: got {_short(actions)}, expected {expected}")
+        if (
+            array.dtype.kind not in "iu"
+            or array.shape != (*batch, self.num_axes)
+            or ((array < 0) | (array >= np.array(self.sizes))).any()
+        ):
+            shape = batch if self.num_axes == 1 else (*batch, self.num_axes)
+            limits = ", ".join(str(size - 1) for size in self.sizes)
+            what = f"{shape} whole numbers" if shape else "a whole number"
+            raise ValueError(f"{where}: got {_short(actions)}, expected {what} of 0 to {limits}")
         return torch.from_numpy(array.astype(np.int64))
+
+
+class ActionEmbedding(nn.Embedding):
+    """Actions (..., n) int64 -> (..., C), the sum of a row for each axis: an action stays one token.
+
+    The tables of all axes stand in one weight, (sum of sizes, C), one below the other.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], embed_dim: int) -> None:
+        super().__init__(sum(sizes), embed_dim)
+        self.sizes = sizes
+        self.firsts: Tensor
+        self.register_buffer("firsts", torch.tensor([0, *sizes[:-1]]).cumsum(0), persistent=False)
+
+    def forward(self, actions: Tensor) -> Tensor:
+        if len(self.sizes) == 1:
+            return super().forward(actions.squeeze(-1))
+        return super().forward(actions + self.firsts).sum(-2)
+
+
+class ActionDistribution:
+    """A choice on each axis, independent of the others. logits: (..., sum of sizes), one axis after the other."""
+
+    def __init__(self, logits: Tensor, sizes: tuple[int, ...]) -> None:
+        self.logits, self.sizes = logits, sizes
+
+    def __getitem__(self, index: Any) -> "ActionDistribution":
+        """Some of the rows."""
+        return ActionDistribution(self.logits[index], self.sizes)
+
+    @property
+    def axes(self) -> tuple[Tensor, ...]:
+        """The logits of each axis, (..., size) float32."""
+        return self.logits.float().split(self.sizes, dim=-1)
+
+    @cached_property
+    def _log_probs(self) -> list[Tensor]:
+        return [logits.log_softmax(-1) for logits in self.axes]
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """(...) float32 of actions (..., n) int64."""
+        taken = zip(self._log_probs, actions.split(1, dim=-1), strict=True)
+        return torch.cat([log_probs.gather(-1, choice) for log_probs, choice in taken], dim=-1).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """(...) float32, nats."""
+        return torch.stack([-(logs.exp() * logs).sum(-1) for logs in self._log_probs]).sum(0)
+
+    def mode(self) -> Tensor:
+        """The likeliest choices, (..., n) int64."""
+        return torch.stack([logits.argmax(-1) for logits in self.axes], dim=-1)
+
+    def sample(self, draw: Draw, temperature: float = 1.0) -> Tensor:
+        """(B, n) int64 of B rows, without gradient; temperature 0 takes the likeliest."""
+        drawn = [
+            iris_kernels.sample_tokens(logits.contiguous(), *draw, place=axis, temperature=temperature)
+            for axis, logits in enumerate(self.axes)
+        ]
+        return torch.stack(drawn, dim=-1)
+
+
+class ActionHead(nn.Linear):
+    """Features (..., F) -> what to do, an ActionDistribution."""
+
+    def __init__(self, num_features: int, sizes: tuple[int, ...]) -> None:
+        super().__init__(num_features, sum(sizes))
+        self.sizes = sizes
+
+    def forward(self, features: Tensor) -> ActionDistribution:  # type: ignore[override]
+        return ActionDistribution(super().forward(features), self.sizes)
+
+
+def _numbered(sizes: tuple[int, ...]) -> tuple[str, ...]:
+    """Names where there are none."""
+    if len(sizes) == 1:
+        return tuple(map(str, range(sizes[0])))
+    return tuple(f"axis {axis}" for axis in range(len(sizes)))
 
 
 def _short(value: Any) -> str:

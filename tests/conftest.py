@@ -91,10 +91,11 @@ def tiny_run() -> "Callable[..., RunConfig]":
 def tiny_agent(tiny_run: "Callable[..., RunConfig]") -> "Callable[..., Agent]":
     """An untrained agent of the smallest run whose logits are far from flat, in eval mode."""
     from iris_wm.agent import Agent
+    from iris_wm.spaces import ActionSpace
 
     def build(*overrides: str, num_actions: int = 3) -> Agent:
         torch.manual_seed(0)
-        agent = Agent(tiny_run(*overrides).agent_config(num_actions))
+        agent = Agent(tiny_run(*overrides).agent_config(ActionSpace.discrete(num_actions)))
         with torch.no_grad():  # the usual N(0, 0.02) would make all codes nearly equally likely
             for parameter in [*agent.world.parameters(), *agent.policy.actor.parameters()]:
                 if parameter.dim() > 1:

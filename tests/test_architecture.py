@@ -17,7 +17,7 @@ TABLE: dict[str, str] = {
     "config": "",
     "streams": "",
     "optimization": "",
-    "spaces": "",
+    "spaces": "iris_kernels",
     "data": "spaces",
     "protocols": "spaces data",
     "checkpoint": "data iris_wm",

@@ -24,7 +24,7 @@ def new_collector(agents, game: str = CATCH, seed: int = 0, **values) -> Collect
         **{"env_steps_per_epoch": 60, "first_epoch_env_steps": 60, "burn_in": 4, **values}
     )
     envs = [make_env(EnvConfig(game)) for _ in range(config.num_envs)]
-    return Collector(agents[game], envs, Replay(400), config, seed)
+    return Collector(agents[game], envs, Replay(400, agents[game].actions), config, seed)
 
 
 def columns(replay: Replay) -> dict[str, torch.Tensor]:
@@ -50,7 +50,7 @@ def test_the_replay_holds_what_the_game_did(agents, game):
     for t in range(120):
         assert torch.equal(steps["frames"][t], torch.from_numpy(observation).permute(2, 0, 1)), t
         assert steps["episode_ids"][t] == episode
-        observation, reward, terminated, truncated, _ = env.step(int(steps["actions"][t]))
+        observation, reward, terminated, truncated, _ = env.step(steps["actions"][t].numpy())
         assert steps["rewards"][t] == reward
         assert bool(steps["terminations"][t]) == terminated
         assert bool(steps["truncations"][t]) == (truncated and not terminated)
@@ -131,7 +131,7 @@ def test_epsilon_is_the_share_of_random_actions(agents, monkeypatch, epsilon):
     monkeypatch.setattr(
         agent,
         "act",
-        lambda frames, state, **_: (torch.zeros(len(frames), dtype=torch.int64), state),
+        lambda frames, state, **_: (torch.zeros(len(frames), 1, dtype=torch.int64), state),
         raising=False,
     )
     collector = new_collector(agents)
@@ -145,7 +145,7 @@ def test_a_random_action_is_held(agents, monkeypatch):
     """For 1 to max_action_hold steps, then the policy or another random action follows."""
     agent = agents[CATCH]
     monkeypatch.setattr(
-        agent, "act", lambda frames, state, **_: (torch.full((len(frames),), 7), state), raising=False
+        agent, "act", lambda frames, state, **_: (torch.full((len(frames), 1), 7), state), raising=False
     )
     collector = new_collector(agents, max_action_hold=5)
     chosen, holds = [], []
@@ -153,7 +153,7 @@ def test_a_random_action_is_held(agents, monkeypatch):
     monkeypatch.setattr(Collector, "env_steps", property(lambda self: len(chosen)))
     for _ in range(3000):
         before = collector._hold_left[0]
-        chosen += collector._choose_actions(epsilon=0.02)
+        chosen += collector._choose_actions(epsilon=0.02).flatten().tolist()
         if before == 0 and collector._held_actions[0] == chosen[-1]:
             holds.append(collector._hold_left[0] + 1)
     assert set(chosen) == {0, 1, 2, 7}
@@ -189,7 +189,7 @@ def test_state_dict_round_trip_continues_identically(agents, game, steps_before)
     second = new_collector(agents, game, **options)
     for env in second.envs:  # whatever it did before
         env.reset(seed=99)
-    second.replay = Replay.from_steps([part], 400, num_episodes=num_episodes)
+    second.replay = Replay.from_steps([part], 400, first.replay.actions, num_episodes=num_episodes)
     second.load_state_dict(state)
     for collector in (first, second):
         collector.collect(20 * collector.config.num_envs, epsilon=0.3)
@@ -204,7 +204,9 @@ def test_finished_episodes_after_a_round_trip(agents):
     first = new_collector(agents)
     first.collect(20, epsilon=1.0)
     second = new_collector(agents)
-    second.replay = Replay.from_steps([columns(first.replay)], 400, num_episodes=first.replay.num_episodes)
+    second.replay = Replay.from_steps(
+        [columns(first.replay)], 400, first.replay.actions, num_episodes=first.replay.num_episodes
+    )
     second.load_state_dict(first.state_dict())
     assert first.collect(60, epsilon=1.0) == second.collect(60, epsilon=1.0)
 

@@ -129,7 +129,7 @@ def test_shipped_config_makes_an_agent_for_its_game(path):
     config = build_config(RunConfig, read_yaml(path))
     env = make_env(config.env)
     assert env.reset(seed=0)[0].shape == (config.env.resolution, config.env.resolution, 3)
-    config.agent_config(len(env.action_names))
+    config.agent_config(env.actions)
     env.close()
 
 

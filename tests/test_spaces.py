@@ -41,10 +41,10 @@ def test_what_is_not_supported_is_said(space):
 
 def test_actions_are_checked_in_one_place():
     one, two = ActionSpace.discrete(3), ActionSpace.of(MultiDiscrete([2, 5]))
-    assert one.check([0, 2], "actions").tolist() == [[0], [2]]
-    assert one.check(np.array([[1]]), "actions").tolist() == [[1]]
+    assert one.check([0, 2], "actions", (2,)).tolist() == [[0], [2]]
+    assert one.check(np.array([[1]]), "actions", (1,)).tolist() == [[1]]
     assert one.check(2, "action").tolist() == [2]
-    assert two.check(torch.tensor([[1, 4]]), "actions").tolist() == [[1, 4]]
+    assert two.check(torch.tensor([[1, 4]]), "actions", (1,)).tolist() == [[1, 4]]
     for space, bad in (
         (one, [3]),
         (one, [-1]),
@@ -53,6 +53,8 @@ def test_actions_are_checked_in_one_place():
         (two, [1, 5]),
         (two, [1]),
         (one, [True]),
+        (one, [0, 1]),
+        (two, [[1, 4]]),
     ):
         with pytest.raises(ValueError, match=r"here: got .*, expected") as error:
             space.check(bad, "here")

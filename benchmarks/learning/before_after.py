@@ -26,6 +26,7 @@ from iris_wm.envs import make_env
 from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
+from iris_wm.spaces import ActionSpace
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.tokenizer.tokenizer import Tokenizer
 from iris_wm.world.loss import world_loss
@@ -63,6 +64,7 @@ def play(config: RunConfig, num_steps: int) -> dict[str, Tensor]:
             observation, _ = env.reset()
     env.close()
     frames = torch.stack(columns.pop("frames"))
+    columns["actions"] = [[action] for action in columns["actions"]]
     return {"frames": frames} | {name: torch.tensor(values) for name, values in columns.items()}
 
 
@@ -108,9 +110,9 @@ def measure(
         known[key] = tokenizer, tokens, seconds
     tokenizer, tokens, seconds = known[key]
     torch.manual_seed(0)
-    num_actions, length = int(data["actions"].max()) + 1, config.world.segment_steps
+    actions, length = ActionSpace.discrete(int(data["actions"].max()) + 1), config.world.segment_steps
     seen, size = config.world.context_steps, tokenizer.quantizer.codebook_size
-    world = WorldNetwork(config.world, size, tokens.shape[1], num_actions)
+    world = WorldNetwork(config.world, size, tokens.shape[1], actions)
 
     def segments(generator: torch.Generator, first: int, last: int, num: int) -> Tensor:
         return torch.randint(first, last - length, (num, 1), generator=generator) + torch.arange(length)

@@ -17,6 +17,7 @@ from torch.distributions import Categorical
 
 from iris_wm.agent import Agent
 from iris_wm.policy.loss import PolicyLossConfig, policy_loss
+from iris_wm.spaces import ActionDistribution
 from iris_wm.tokenizer.autoencoder import ResidualBlock, SpatialAttention, Stage
 from iris_wm.tokenizer.quantizer import VectorQuantizer
 
@@ -47,6 +48,7 @@ class EagerReference:
                 "agent: the reference is autoregressive, has no local encoder, and its policy sees frames"
             )
         self.agent = agent
+        self._sizes = agent.actions.sizes
         self.layout = agent.world.layout
         self._copies: dict[int, Tensor] = {}
         self.weights: dict[str, list[Tensor]] = {}
@@ -232,14 +234,14 @@ class EagerReference:
         return x + F.dropout(F.linear(inner, self._of(block.fc_2.weight), self._of(block.fc_2.bias)), dropout)
 
     def sequence(self, obs_tokens: Tensor, actions: Tensor, dropout: float = 0.0) -> dict[str, Tensor]:
-        """Whole segments: (B, T, K), (B, T) -> logits "observation", "reward", "termination"."""
-        tokens = torch.cat([obs_tokens, actions.unsqueeze(2)], dim=2).flatten(1)
+        """Whole segments: (B, T, K), (B, T, 1) -> logits "observation", "reward", "termination"."""
+        tokens = torch.cat([obs_tokens, actions], dim=2).flatten(1)
         return self._transform(tokens, dropout, is_cached=False)
 
     def world_loss(self, frames: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor) -> Tensor:
         """Of whole segments, their frames (B, T, C, H, W) uint8 encoded first -> scalar."""
         with torch.no_grad():
-            obs_tokens = self.encode(frames.flatten(0, 1)).view(*actions.shape, -1)
+            obs_tokens = self.encode(frames.flatten(0, 1)).view(*rewards.shape, -1)
         output = self.sequence(obs_tokens, actions, self.agent.config.world.dropout)
         return (
             F.cross_entropy(
@@ -266,12 +268,12 @@ class EagerReference:
     def step(
         self, actions: Tensor, is_last: bool = False, is_greedy: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """actions (B,) -> obs_tokens (B, K), rewards (B,), terminations (B,); one pass a token."""
+        """actions (B, 1) -> obs_tokens (B, K), rewards (B,), terminations (B,); one pass a token."""
         num_passes = 1 if is_last else self.layout.tokens_per_step
         if self._num_cached + num_passes > self.layout.max_tokens:
             self.reset(self._obs_tokens)
         tokens: list[Tensor] = []
-        token = actions
+        token = actions[:, 0]
         for k in range(num_passes):
             output = self._transform(token[:, None], 0.0, is_cached=True)
             if k == 0:
@@ -337,11 +339,11 @@ class EagerReference:
                 with torch.no_grad():
                     frames = self.decode(obs_tokens)
                 logits, values, memory = self.policy(frames, memory)
-                actions = Categorical(logits=logits, validate_args=True).sample()
+                actions = Categorical(logits=logits, validate_args=True).sample()[:, None]
                 columns["logits"].append(logits)
                 columns["values"].append(values)
             else:
-                actions = torch.randint(self.agent.num_actions, (len(obs_tokens),), device=obs_tokens.device)
+                actions = torch.randint(self._sizes[0], (len(obs_tokens), 1), device=obs_tokens.device)
             obs_tokens, rewards, ends = self.step(actions, is_last=t + 1 == horizon)
             columns["actions"].append(actions)
             columns["rewards"].append(rewards)
@@ -349,7 +351,7 @@ class EagerReference:
         if loss is None:
             return obs_tokens
         logits, values, actions, rewards, ends = (torch.stack(column, dim=1) for column in columns.values())
-        losses = policy_loss(logits, values, actions, rewards, ends, loss)
+        losses = policy_loss(ActionDistribution(logits, self._sizes), values, actions, rewards, ends, loss)
         return torch.stack(list(losses.values())).sum()
 
     def policy_loss(self, frames: Tensor, horizon: int) -> Tensor:
@@ -370,6 +372,6 @@ class EagerReference:
 
     @torch.no_grad()
     def act(self, frames: Tensor, memory: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """frames (B, C, H, W) uint8 -> actions (B,), memory."""
+        """frames (B, C, H, W) uint8 -> actions (B, 1), memory."""
         logits, _, memory = self.policy(self.decode(self.encode(frames)), memory)
-        return Categorical(logits=logits, validate_args=True).sample(), memory
+        return Categorical(logits=logits, validate_args=True).sample()[:, None], memory

@@ -22,6 +22,7 @@ from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
 from iris_wm.runs.operating_system import keep_freed_memory
+from iris_wm.spaces import ActionSpace
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.world.loss import world_loss
 from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction
@@ -40,9 +41,9 @@ def play(config: RunConfig, num_steps: int, seed: int) -> list[Episode]:
     return [episode for episode in episodes if len(episode) > config.world.segment_steps + 2]
 
 
-def fill(episodes: list[Episode]) -> Replay:
+def fill(episodes: list[Episode], actions: ActionSpace) -> Replay:
     """A replay of them."""
-    replay = Replay(sum(map(len, episodes)))
+    replay = Replay(sum(map(len, episodes)), actions)
     for episode in episodes:
         replay.append(
             replay.start_episode(), episode.frames, episode.actions, episode.rewards, episode.terminations,
@@ -114,8 +115,8 @@ def main() -> None:
     keep_freed_memory()
     config = build_config(RunConfig, read_yaml(Path(options.config)))
     episodes, held_out = play(config, options.env_steps, 0), play(config, 400, 10_000)
-    replay = fill(episodes)
-    num_actions = len(make_env(config.env).action_names)
+    actions = make_env(config.env).actions
+    replay = fill(episodes, actions)
     tokenizer: dict[str, torch.Tensor] = {}
     results = {}
     for name, prediction in PREDICTIONS.items():
@@ -123,7 +124,7 @@ def main() -> None:
         is_own = prediction.kind == config.world.prediction.kind
         model = config.world if is_own else replace(config.world, prediction=prediction)
         variant = replace(config, world=model)
-        agent = Agent(variant.agent_config(num_actions))
+        agent = Agent(variant.agent_config(actions))
         if tokenizer:
             agent.tokenizer.load_state_dict(tokenizer)
         else:

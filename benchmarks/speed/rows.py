@@ -103,7 +103,7 @@ class Bench:
         world = self.config.world
         if world.prediction.kind != kind:
             world = replace(world, prediction=PREDICTIONS[kind])
-        config = AgentConfig(NUM_ACTIONS, self.config.tokenizer, world, self.config.policy)
+        config = AgentConfig((NUM_ACTIONS,), (), self.config.tokenizer, world, self.config.policy)
         return Agent(config).to(self.device).eval()
 
     def frames(self, *shape: int) -> Tensor:
@@ -117,8 +117,8 @@ class Bench:
         return torch.randint(size, (*shape, self.agent.tokenizer.tokens_per_frame), device=self.device)
 
     def actions(self, *shape: int) -> Tensor:
-        """Random actions (*shape) int64."""
-        return torch.randint(NUM_ACTIONS, shape, device=self.device)
+        """Random actions (*shape, 1) int64."""
+        return torch.randint(NUM_ACTIONS, (*shape, 1), device=self.device)
 
     def measure(
         self,
@@ -212,7 +212,7 @@ class Bench:
 
         def play() -> None:
             for t in range(num):
-                *_, terminated, truncated, _ = env.step(t % len(env.action_names))
+                *_, terminated, truncated, _ = env.step(t % env.actions.sizes[0])
                 if terminated or truncated:
                     env.reset()
 

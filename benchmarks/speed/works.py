@@ -70,7 +70,7 @@ def tokenizer_update(agent: Agent, config: RunConfig, frames: Tensor) -> Work:
 def world_update(
     agent: Agent, config: RunConfig, tokens: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor
 ) -> Work:
-    """A training step on segments: tokens (B, T, K), the others (B, T)."""
+    """A training step on segments: tokens (B, T, K), actions (B, T, 1), the others (B, T)."""
     model = agent.world
     optimizer = build_optimizer(model, _standing_still(config.world.optimization))
 
@@ -83,7 +83,7 @@ def world_update(
 
 
 def token_roll_out(agent: Agent, tokens: Tensor, actions: Tensor, dtype: torch.dtype) -> Work:
-    """Imagined steps in tokens alone: tokens (B, K) to start from, actions (H, B). On a GPU one CUDA graph."""
+    """Imagined steps in tokens alone: tokens (B, K) to start from, actions (H, B, 1). On a GPU one CUDA graph."""
     env = TokenEnv(agent.world, len(tokens), SamplingConfig(), dtype)
     horizon = len(actions)
 
@@ -135,7 +135,7 @@ def policy_update(
         output = policy.heads(policy.sequence(rollout.inputs, rollout.state)[0])
         return _total(
             policy_loss(
-                output.action_logits,
+                output.actions,
                 output.values,
                 rollout.actions,
                 rollout.rewards,

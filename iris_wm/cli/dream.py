@@ -27,7 +27,6 @@ def run(options: argparse.Namespace) -> int:
     existing_run(options.run)
     from iris_wm.data.episode import Episode
     from iris_wm.dream.token_env import SamplingConfig
-    from iris_wm.envs import make_env
     from iris_wm.reports.run_report import dream_beside, real_episode
     from iris_wm.runs.open import open_dreamer
     from iris_wm.visualization.video import dream_frames, write_gif, write_mp4
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         dream,
         real=None if options.policy else real,
         burn_in=burn_in,
-        action_names=make_env(run.config.env).action_names,
+        action_names=run.agent.actions.names,
     )
     written = [write_gif(images, folder / f"dream-{options.seed}.gif", frames_per_second=10)]
     try:

@@ -17,5 +17,5 @@ def run(options: argparse.Namespace) -> int:
     from iris_wm.interop.published_iris import load_published
 
     agent = load_published(options.file, num_heads=options.heads)
-    print(f"agent with {agent.num_actions} actions written to {agent.save(options.target)}")
+    print(f"agent with {agent.actions.sizes[0]} actions written to {agent.save(options.target)}")
     return 0

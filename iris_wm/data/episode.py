@@ -11,7 +11,7 @@ from torch import Tensor
 class Episode:
     """T steps; row t holds the frame seen, the action taken in it, and what that action brought.
 
-    frames: (T, C, H, W) uint8. actions: (T,) int64. rewards: (T,) float32, as the environment gave them.
+    frames: (T, C, H, W) uint8. actions: (T, n) int64. rewards: (T,) float32, as the environment gave them.
     terminations, truncations: (T,) bool; at most the last row is True.
     """
 
@@ -29,6 +29,8 @@ class Episode:
                     f"Episode.{name}: expected {len(self.frames)} rows of {dtype}, "
                     f"got {len(value)} rows of {value.dtype}"
                 )
+        if self.actions.dim() != 2:
+            raise ValueError(f"Episode.actions: expected (T, n), got {tuple(self.actions.shape)}")
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from iris_wm.data.episode import Episode
 from iris_wm.data.segment import Segment
+from iris_wm.spaces import ActionSpace
 
 _FIRST_RESERVATION = 4096
 """Frames reserved first on an accelerator (50 MB)."""
@@ -29,10 +30,11 @@ class Replay:
     def __init__(
         self,
         capacity: int,
+        actions: ActionSpace,
         frame_shape: tuple[int, int, int] = (3, 64, 64),
         device: torch.device | str = "cpu",
     ) -> None:
-        """frame_shape: (C, H, W). device: where steps are stored and batches are made."""
+        """actions: what can be done. frame_shape: (C, H, W). device: where steps are stored and batches are made."""
         if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
             raise ValueError(f"replay.capacity: expected a number of steps of at least 1, got {capacity!r}")
         if len(frame_shape) != 3 or any(size < 1 for size in frame_shape):
@@ -40,10 +42,11 @@ class Replay:
                 f"replay.frame_shape: expected (C, H, W) of at least 1 each, got {frame_shape!r}"
             )
         self.capacity = capacity
+        self.actions = actions
         self.frame_shape = tuple(frame_shape)
         self.device = torch.device(device)
         self._frames = torch.empty((0, *self.frame_shape), dtype=torch.uint8, device=self.device)
-        self._actions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
+        self._actions = torch.zeros((capacity, actions.num_axes), dtype=torch.int64, device=self.device)
         self._rewards = torch.zeros(capacity, dtype=torch.float32, device=self.device)
         self._terminations = torch.zeros(capacity, dtype=torch.bool, device=self.device)
         self._truncations = torch.zeros(capacity, dtype=torch.bool, device=self.device)
@@ -90,10 +93,10 @@ class Replay:
         terminations: Tensor,
         truncations: Tensor,
     ) -> None:
-        """Adds n steps to an open episode; row t: the frame seen, the action taken in it, what that brought.
+        """Adds steps to an open episode; row t: the frame seen, the action taken in it, what that brought.
 
-        frames: (n, C, H, W) uint8. actions: (n,) integers. rewards: (n,) finite, unclipped.
-        terminations, truncations: (n,) bool; True at most in the last row, which then closes the episode.
+        frames: (num, C, H, W) uint8. actions: (num, n) integers. rewards: (num,) finite, unclipped.
+        terminations, truncations: (num,) bool; True at most in the last row, which then closes the episode.
         Raises ValueError for an unknown or finished episode, other shapes or dtypes, and a full replay, and
         stores nothing then.
         """
@@ -179,7 +182,7 @@ class Replay:
 
         return Segment(
             frames=rows(self._frames).masked_fill_(padded[..., None, None, None], 0),
-            actions=rows(self._actions).masked_fill_(padded, 0),
+            actions=rows(self._actions).masked_fill_(padded[..., None], 0),
             rewards=rows(self._rewards).masked_fill_(padded, 0),
             terminations=rows(self._terminations).masked_fill_(padded, False),
             is_real=is_real,
@@ -244,9 +247,9 @@ class Replay:
             raise ValueError(f"replay steps: expected columns {[*names, 'episode_ids']}, got {sorted(steps)}")
         columns = self._check_columns(**{name: steps[name] for name in names})
         episode_ids = steps["episode_ids"].to("cpu", torch.int64)
-        if episode_ids.shape != columns["actions"].shape or bool((episode_ids < 0).any()):
+        if episode_ids.shape != columns["rewards"].shape or bool((episode_ids < 0).any()):
             raise ValueError(
-                f"replay steps: episode_ids: expected {len(columns['actions'])} ids of at least 0"
+                f"replay steps: episode_ids: expected {len(columns['rewards'])} ids of at least 0"
             )
         needed = int(episode_ids.max()) + 1 if len(episode_ids) else 0
         needed = max(needed, self.num_episodes)
@@ -267,12 +270,13 @@ class Replay:
     def from_steps(
         parts: Iterable[dict[str, Tensor]],
         capacity: int,
+        actions: ActionSpace,
         frame_shape: tuple[int, int, int] = (3, 64, 64),
         device: torch.device | str = "cpu",
         num_episodes: int | None = None,
     ) -> "Replay":
         """A replay of the exported parts, in their order."""
-        replay = Replay(capacity, frame_shape, device)
+        replay = Replay(capacity, actions, frame_shape, device)
         for part in parts:
             replay.extend_from_steps(part)
         if num_episodes is not None:
@@ -342,7 +346,6 @@ class Replay:
             )
         num = len(frames)
         columns = {
-            "actions": actions,
             "rewards": rewards,
             "terminations": terminations,
             "truncations": truncations,
@@ -352,16 +355,12 @@ class Replay:
                 raise ValueError(
                     f"replay {name}: expected ({num},), as many as frames, got {tuple(column.shape)}"
                 )
-        if actions.dtype.is_floating_point or actions.dtype.is_complex or actions.dtype == torch.bool:
-            raise ValueError(f"replay actions: expected integers, got {actions.dtype}")
-        if num and bool((actions < 0).any()):
-            raise ValueError(f"replay actions: expected at least 0, got {int(actions.min())}")
         if not bool(torch.isfinite(rewards).all()):
             raise ValueError("replay rewards: expected finite numbers, got NaN or infinity")
         for name in ("terminations", "truncations"):
             if columns[name].dtype != torch.bool:
                 raise ValueError(f"replay {name}: expected bool, got {columns[name].dtype}")
-        columns["actions"] = actions.to(torch.int64)
+        columns["actions"] = self.actions.check(actions, "replay actions", (num,))
         columns["rewards"] = rewards.to(torch.float32)
         return {"frames": frames, **columns}
 

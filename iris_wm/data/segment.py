@@ -10,7 +10,7 @@ from torch import Tensor
 class Segment:
     """B pieces of T steps each, padded where an episode is shorter.
 
-    frames: (B, T, C, H, W) uint8. actions: (B, T) int64. rewards: (B, T) float32.
+    frames: (B, T, C, H, W) uint8. actions: (B, T, n) int64. rewards: (B, T) float32.
     terminations: (B, T) bool. is_real: (B, T) bool, False where padded.
     frame_indices: (B, T) int64, where the frame stands in the replay (0 where padded).
     """

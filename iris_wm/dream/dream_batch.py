@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv, max_past
+from iris_wm.spaces import ActionSpace
 from iris_wm.tokenizer.tokenizer import to_uint8
 
 
@@ -20,7 +21,7 @@ from iris_wm.tokenizer.tokenizer import to_uint8
 class DreamStarts:
     """N real frames to dream from, each with the P real steps before it.
 
-    frames: (N, C, H, W) uint8. past_frames: (N, P, C, H, W) uint8, oldest first. past_actions: (N, P) int64, the
+    frames: (N, C, H, W) uint8. past_frames: (N, P, C, H, W) uint8, oldest first. past_actions: (N, P, n) int64, the
     action taken in each past frame; the last one led to the start. P may be 0.
     """
 
@@ -29,17 +30,17 @@ class DreamStarts:
     past_actions: Tensor
 
     @staticmethod
-    def of(frames: Any) -> "DreamStarts":
+    def of(frames: Any, num_axes: int = 1) -> "DreamStarts":
         """Starts without a past, from (N, C, H, W) uint8 frames (a tensor or an array)."""
         tensor = torch.as_tensor(frames)
         empty = tensor.new_zeros((len(tensor), 0, *tensor.shape[1:])) if tensor.dim() else tensor
-        return DreamStarts(tensor, empty, torch.zeros(*empty.shape[:2], dtype=torch.int64))
+        return DreamStarts(tensor, empty, torch.zeros(*empty.shape[:2], num_axes, dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def check(self, size: int, num_actions: int) -> None:
-        """ValueError unless there is a start and all fits frames (3, size, size) and num_actions actions."""
+    def check(self, size: int, actions: ActionSpace) -> "DreamStarts":
+        """Themselves; ValueError unless there is one and all fits frames (3, size, size) and the actions."""
         if (
             self.frames.dim() != 4
             or self.frames.shape[1:] != (3, size, size)
@@ -50,7 +51,7 @@ class DreamStarts:
             )
         if not len(self.frames):
             raise ValueError("first_frames: expected at least one frame to dream from, got none")
-        num_past = self.past_actions.shape[-1]
+        num_past = self.past_frames.shape[1]
         if (
             self.past_frames.shape != (len(self), num_past, 3, size, size)
             or self.past_frames.dtype != torch.uint8
@@ -59,12 +60,8 @@ class DreamStarts:
                 f"past_frames: expected uint8 ({len(self)}, {num_past}, 3, {size}, {size}), "
                 f"got {_describe(self.past_frames)}"
             )
-        if self.past_actions.shape != (len(self), num_past) or self.past_actions.dtype != torch.int64:
-            raise ValueError(
-                f"past_actions: expected int64 ({len(self)}, {num_past}), got {_describe(self.past_actions)}"
-            )
-        if num_past and not 0 <= int(self.past_actions.min()) <= int(self.past_actions.max()) < num_actions:
-            raise ValueError(f"past_actions: expected 0 to {num_actions - 1}, got others")
+        past_actions = actions.check(self.past_actions, "past_actions", (len(self), num_past))
+        return DreamStarts(self.frames, self.past_frames, past_actions)
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class DreamStep:
 class DreamBatch:
     """B dreams of an agent; says nothing about when an episode is over.
 
-    agent: has tokenizer, world and num_actions. num_kept_steps: past steps that stay in the context when it
+    agent: has tokenizer, world and actions. num_kept_steps: past steps that stay in the context when it
     is full; None: half of what fits.
     """
 
@@ -115,7 +112,10 @@ class DreamBatch:
         self._past_tokens = torch.zeros(
             num_dreams, self.max_past_steps, layout.tokens_per_frame, dtype=torch.int64, device=device
         )
-        self._past_actions = torch.zeros(num_dreams, self.max_past_steps, dtype=torch.int64, device=device)
+        num_axes = agent.actions.num_axes
+        self._past_actions = torch.zeros(
+            num_dreams, self.max_past_steps, num_axes, dtype=torch.int64, device=device
+        )
         self._num_past = np.zeros(num_dreams, dtype=np.int64)
         self._num_seen = 0
         self._is_stale = True
@@ -146,7 +146,7 @@ class DreamBatch:
         return tokens, self.agent.tokenizer.encode(past.to(device))
 
     def restart(self, rows: np.ndarray, tokens: Tensor, past_tokens: Tensor, past_actions: Tensor) -> None:
-        """Let rows (n,) int64 start again from tokens (n, K) with the past (n, P, K), (n, P)."""
+        """Let rows (n,) int64 start again from tokens (n, K) with the past (n, P, K), (n, P, axes)."""
         num = past_tokens.shape[1]
         index = torch.from_numpy(rows).to(self._env.device)
         self._tokens[index] = tokens
@@ -174,7 +174,7 @@ class DreamBatch:
 
     @torch.no_grad()
     def step(self, actions: np.ndarray) -> DreamStep:
-        """Dream what the actions (B,) int64 bring."""
+        """Dream what the actions (B, n) int64 bring."""
         if self._is_stale or self._num_seen > self.max_past_steps:
             self._fill()
         taken = torch.from_numpy(actions).to(self._env.device)

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from iris_wm.dream.dream_batch import DreamBatch, DreamStarts, DreamStep
 from iris_wm.dream.token_env import SamplingConfig
+from iris_wm.spaces import ActionSpace
 
 _LARGEST_BATCH = 4096
 
@@ -36,12 +37,14 @@ class _Dreaming:
             raise ValueError(f"horizon: got {horizon}, expected a positive number of steps")
         self.batch = DreamBatch(agent, num_dreams, sampling, num_kept_steps)
         self.size = agent.tokenizer.config.autoencoder.resolution
-        self.num_actions = int(agent.num_actions)
-        starts = first_frames if isinstance(first_frames, DreamStarts) else DreamStarts.of(first_frames)
-        starts.check(self.size, self.num_actions)
-        self.starts, self.horizon = starts, int(horizon)
+        self.actions: ActionSpace = agent.actions
+        num_axes = self.actions.num_axes
+        starts = (
+            first_frames if isinstance(first_frames, DreamStarts) else DreamStarts.of(first_frames, num_axes)
+        )
+        self.starts, self.horizon = starts.check(self.size, self.actions), int(horizon)
         self.observation_space = Box(0, 255, (self.size, self.size, 3), np.uint8)
-        self.action_space = Discrete(self.num_actions)
+        self.action_space = self.actions.numbers
         self._encoded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def start(self, rows: np.ndarray, chosen: np.ndarray) -> None:
@@ -70,7 +73,8 @@ class _Dreaming:
                 f"got {kind} {tuple(frames.shape[1:])}"
             )
         tokens, past = self.batch.encode(DreamStarts.of(frames))
-        self.batch.restart(rows, tokens, past, torch.zeros(len(rows), 0, dtype=torch.int64))
+        no_actions = torch.zeros(len(rows), 0, self.actions.num_axes, dtype=torch.int64)
+        self.batch.restart(rows, tokens, past, no_actions)
 
     def begin(self, rows: np.ndarray, option: Any, generator: np.random.Generator) -> np.ndarray:
         """Start rows as options["first_frame"] says, or anywhere; their numbers, -1 for a frame of the caller's."""
@@ -90,20 +94,6 @@ class _Dreaming:
         chosen = np.broadcast_to(numbers.reshape(-1), (len(rows),)).astype(np.int64)
         self.start(rows, chosen)
         return chosen
-
-    def check_actions(self, actions: Any, num: int, name: str) -> np.ndarray:
-        """Actions as (num,) int64; ValueError for others."""
-        try:
-            array = np.asarray(actions)
-        except ValueError:  # rows of unequal lengths
-            array = np.empty(0)
-        if array.dtype.kind not in "iu" or array.shape != (num,):
-            what = "an integer" if name == "action" else f"{num} integers"
-            raise ValueError(f"{name}: got {_short(actions)}, expected {what} of 0 to {self.num_actions - 1}")
-        if array.min() < 0 or array.max() >= self.num_actions:
-            wrong = array[(array < 0) | (array >= self.num_actions)][0]
-            raise ValueError(f"{name}: got {wrong}, expected 0 to {self.num_actions - 1}")
-        return array.astype(np.int64)
 
 
 class DreamEnv(gymnasium.Env):
@@ -191,8 +181,8 @@ class DreamEnv(gymnasium.Env):
         """Dream what the action brings."""
         if self._is_over:
             raise ValueError("step: no dream is running; call reset first")
-        actions = self._dreaming.check_actions([action], 1, "action")
-        step = self._dreaming.batch.step(actions)
+        actions = self._dreaming.actions.check(action, "action")
+        step = self._dreaming.batch.step(actions[None].numpy())
         self._num_steps += 1
         terminated = bool(step.terminations[0])
         truncated = not terminated and self._num_steps >= self._dreaming.horizon
@@ -296,13 +286,13 @@ class DreamVectorEnv(VectorEnv):
         return self._observations.copy(), self._masked(_first_info(batch, self.num_envs), mask)
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Dream what the actions (num_envs,) bring."""
+        """Dream what the actions (num_envs,), or (num_envs, n) where they have n axes, bring."""
         if self._observations is None:
             raise ValueError("step: no dream is running; call reset first")
         if self._mode is AutoresetMode.DISABLED and self._has_ended.any():
             rows = np.flatnonzero(self._has_ended).tolist()
             raise ValueError(f'step: dreams {rows} are over; reset them with options={{"reset_mask": ...}}')
-        checked = self._dreaming.check_actions(actions, self.num_envs, "actions")
+        checked = self._dreaming.actions.check(actions, "actions", (self.num_envs,)).numpy()
         ignored = self._has_ended.copy()
         batch = self._dreaming.batch
         step = batch.step(checked)

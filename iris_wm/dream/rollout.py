@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import iris_kernels
 import torch
 from torch import Tensor
 
@@ -45,7 +44,7 @@ class Rollout:
     """B roll-outs of H steps; row t holds what the policy saw, what it did, and what that brought.
 
     inputs: (B, H, 3, R, R) float in [0, 1], or codes (B, H, K, E), as the policy takes them.
-    obs_tokens: (B, H, K) int64. actions: (B, H) int64. rewards: (B, H) float32, -1 to 1. terminations: (B, H) bool.
+    obs_tokens: (B, H, K) int64. actions: (B, H, n) int64. rewards: (B, H) float32, -1 to 1. terminations: (B, H) bool.
     state: the policy's memory before the first step. is_finite: () bool, whether every logit that the actions,
     rewards and terminations were drawn from is; of a NaN the draws would show nothing.
     """
@@ -101,7 +100,7 @@ class Imagination:
             obs_tokens: (B, K) int64, the frames to start from.
             state: the policy's memory of what came before.
             seed: of all draws.
-            past: earlier real steps for the world model, oldest first: (obs_tokens (B, K), actions (B,)).
+            past: earlier real steps for the world model, oldest first: (obs_tokens (B, K), actions (B, n)).
             first_inputs: policy_inputs(obs_tokens), where the caller has them; decoded here otherwise.
         """
         if self.token_env.device.type != "cpu":
@@ -170,10 +169,10 @@ class Imagination:
             else:
                 inputs = self.policy_inputs(obs_tokens)
             output, state = self.policy(inputs, state)
-            actions = iris_kernels.sample_tokens(output.action_logits.float(), *env.draw.of("action"))
+            actions = output.actions.sample(env.draw.of("action"))
             with torch.autocast(env.device.type, enabled=False):  # its dtype is fixed by the cache
                 step = env.step(actions, should_predict_frame=t + 1 < self.config.horizon)
-            for logits in (output.action_logits, step.reward_logits, step.termination_logits):
+            for logits in (output.actions.logits, step.reward_logits, step.termination_logits):
                 is_finite = is_finite & torch.isfinite(logits).all()
             rewards = step.rewards
             if self.config.rewards == "expected":

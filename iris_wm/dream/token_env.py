@@ -116,7 +116,7 @@ class TokenEnv:
             obs_tokens: (B, K) int64, the current frames.
             seed: all later draws depend on it alone. An int, from which each environment gets its own, or (B,) int64,
                 one for each.
-            past: earlier steps, oldest first: (obs_tokens (B, K), actions (B,)); at most max_past of them count.
+            past: earlier steps, oldest first: (obs_tokens (B, K), actions (B, n)); at most max_past of them count.
         """
         if self.device.type == "cpu":
             self.refresh_weights()
@@ -130,7 +130,7 @@ class TokenEnv:
     def step(
         self, actions: Tensor, *, should_predict_frame: bool = True, should_return_logits: bool = False
     ) -> TokenStep:
-        """Imagine what the actions (B,) int64 bring. Temperature applies to frame tokens, rewards and terminations.
+        """Imagine what the actions (B, n) int64 bring. Temperature applies to frame tokens, rewards and terminations.
 
         Without should_predict_frame only rewards and terminations are imagined, and the frame stays as it was:
         for the last step of a roll-out, whose next frame nobody looks at.

@@ -11,12 +11,13 @@ from typing import Any
 import ale_py
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 
-from iris_wm.envs.checks import check_action, check_seed
+from iris_wm.envs.checks import check_seed
 from iris_wm.envs.config import EnvConfig
 from iris_wm.envs.resize import resize_area, resize_bilinear
 from iris_wm.envs.snapshot import Snapshot, generator_from_text, generator_to_text, sealed, unseal
+from iris_wm.spaces import ActionSpace
 
 _SNAPSHOT_FIELDS = {
     "kind": str,
@@ -77,7 +78,10 @@ class AtariGame(gymnasium.Env):
         self._screens = np.empty((2, height, width, 3), dtype=np.uint8)
         self._emulator_actions = list(self._atari._action_set)
         self.observation_space = Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = Discrete(len(self._emulator_actions))
+        self.actions = ActionSpace.discrete(
+            len(self._emulator_actions), names=tuple(self._atari.get_action_meanings())
+        )
+        self.action_space = self.actions.numbers
         self._frame_limit = config.max_emulator_frames_test if is_test else config.max_emulator_frames
         self._noop_max = min(config.noop_max, 1) if is_test else config.noop_max
         self._life_loss_ends = config.terminal_on_life_loss and not is_test
@@ -87,11 +91,6 @@ class AtariGame(gymnasium.Env):
         self._previous_action = 0
         self._game_ended = True
         self._episode_ended = True
-
-    @property
-    def action_names(self) -> list[str]:
-        """The emulator's names: NOOP, FIRE, ..."""
-        return self._atari.get_action_meanings()
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -115,7 +114,7 @@ class AtariGame(gymnasium.Env):
         """Plays `frame_skip` frames; ValueError for an action out of range or after the end of the episode."""
         if self._episode_ended:
             raise ValueError(f"{self._where}: step: there is no running episode; call reset first")
-        index = check_action(action, len(self._emulator_actions), self._where)
+        index = int(self.actions.check(action, f"{self._where}: action"))
         reward, over, cut = self._play(index)
         lives = self._ale.lives()
         # Some games show 0 lives for a few frames before they end; that is no loss of a life yet.

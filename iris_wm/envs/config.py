@@ -31,6 +31,8 @@ class EnvConfig:
     """Emulator frames (elsewhere: steps) after which a training episode is truncated, no-ops included."""
     max_emulator_frames_test: int = 108_000
     """The same in tests."""
+    action_bins: int = 11
+    """(Not Atari) Values that each continuous axis of the actions is cut into, its two limits among them."""
     sticky: float = 0.0
     """(Atari) Probability that an emulator frame repeats the action of the frame before."""
 
@@ -48,6 +50,7 @@ class EnvConfig:
             )
         _check_whole("max_emulator_frames", self.max_emulator_frames, 1, 2**31 - 1)
         _check_whole("max_emulator_frames_test", self.max_emulator_frames_test, 1, 2**31 - 1)
+        _check_whole("action_bins", self.action_bins, 2, 1001)
         sticky = self.sticky
         if isinstance(sticky, bool) or not isinstance(sticky, (int, float)) or not math.isfinite(sticky):
             raise ValueError(f"sticky: expected a number from 0 to below 1, got {sticky!r}")

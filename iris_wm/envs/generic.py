@@ -1,4 +1,4 @@
-"""Any registered Gymnasium environment with RGB uint8 frames and discrete actions, checked and resized.
+"""Any registered Gymnasium environment with RGB uint8 frames and bounded actions, checked and resized.
 
 Its state is saved as the seed of the episode and the actions since: `restore` resets with that seed and plays
 them again, and refuses to go on if the environment does not come out where it was.
@@ -8,16 +8,19 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
+from torch import Tensor
 
-from iris_wm.envs.checks import check_action, check_seed
+from iris_wm.envs.checks import check_seed
 from iris_wm.envs.config import EnvConfig
 from iris_wm.envs.resize import resize_area, resize_bilinear
 from iris_wm.envs.snapshot import Snapshot, generator_from_text, generator_to_text, sealed, unseal
+from iris_wm.spaces import ActionSpace
 
 _SNAPSHOT_FIELDS = {
     "kind": str,
@@ -39,7 +42,7 @@ class GenericEnv(gymnasium.Env):
     Every episode is reset with a seed of its own, drawn from `np_random` where none is given, so that it can be
     replayed. The limit is `max_emulator_frames` (`max_emulator_frames_test` in tests) steps.
 
-    Raises ValueError where observations are not uint8 (H, W, 3), actions are not Discrete from 0, or what a
+    Raises ValueError where observations are not uint8 (H, W, 3), actions no `ActionSpace`, or what a
     step returns is not what the spaces promise; FloatingPointError for a reward that is not finite.
     """
 
@@ -54,25 +57,17 @@ class GenericEnv(gymnasium.Env):
             raise ValueError(f"{self._where}: it cannot be made: {_one_line(error)}") from None
         self._env = made
         self._source_shape = _check_observation_space(made.observation_space, self._where)
-        num_actions = _check_action_space(made.action_space, self._where)
+        self.actions = _actions_of(made, config.action_bins, self._where)
         self.config = config
         self.is_test = is_test
         size = config.resolution
         self.observation_space = Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = Discrete(num_actions)
-        self._num_actions = num_actions
+        self.action_space = self.actions.numbers
         self._step_limit = config.max_emulator_frames_test if is_test else config.max_emulator_frames
         self._observation: np.ndarray | None = None
         self._seed = 0
-        self._actions: list[int] = []
+        self._taken: list[list[int]] = []
         self._episode_ended = True
-
-    @property
-    def action_names(self) -> list[str]:
-        """What the environment calls its actions in `get_action_meanings`, else their numbers."""
-        meanings = getattr(self._env.unwrapped, "get_action_meanings", None)
-        names = [str(name) for name in meanings()] if callable(meanings) else []
-        return names if len(names) == self._num_actions else [str(each) for each in range(self._num_actions)]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -91,8 +86,8 @@ class GenericEnv(gymnasium.Env):
         """One step; ValueError for an action out of range or after the end of the episode."""
         if self._episode_ended:
             raise ValueError(f"{self._where}: step: there is no running episode; call reset first")
-        index = check_action(action, self._num_actions, self._where)
-        reward, terminated, truncated, info = self._play(index)
+        checked = self.actions.check(action, f"{self._where}: action")
+        reward, terminated, truncated, info = self._play(checked)
         return self._current(), reward, terminated, truncated, info
 
     def snapshot(self) -> Snapshot:
@@ -106,7 +101,7 @@ class GenericEnv(gymnasium.Env):
                 "resolution": self.config.resolution,
                 "resize": self.config.resize,
                 "seed": self._seed,
-                "actions": json.dumps(self._actions),
+                "actions": json.dumps(self._taken),
                 "observation": self._observation.tobytes(),
                 "np_random": generator_to_text(self.np_random),
                 "episode_ended": self._episode_ended,
@@ -125,7 +120,7 @@ class GenericEnv(gymnasium.Env):
             if values[name] != value:
                 raise ValueError(f"{self._where}: snapshot: {name}: expected {value!r}, got {values[name]!r}")
         generator = generator_from_text(values["np_random"], self._where)
-        actions = _parse_actions(values["actions"], self._num_actions, self._where)
+        actions = _parse_actions(values["actions"], self.actions, self._where)
         self._begin(check_seed(values["seed"], self._where))
         same = True
         for action in actions:
@@ -154,13 +149,13 @@ class GenericEnv(gymnasium.Env):
         # Some environments hand their seed to generators that take 32 bits only.
         observation, info = self._env.reset(seed=seed & 0x7FFFFFFF)
         self._seed = seed
-        self._actions = []
+        self._taken = []
         self._observation = self._shrink(observation)
         self._episode_ended = False
         return info
 
-    def _play(self, action: int) -> tuple[float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self._env.step(action)
+    def _play(self, action: Tensor) -> tuple[float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self._env.step(self.actions.to_env(action))
         try:
             value = float(reward)
         except (TypeError, ValueError):
@@ -168,9 +163,9 @@ class GenericEnv(gymnasium.Env):
         if not math.isfinite(value):
             raise FloatingPointError(f"reward of {self._where} is {value}, expected a finite number")
         self._observation = self._shrink(observation)
-        self._actions.append(action)
+        self._taken.append(action.tolist())
         terminated = bool(terminated)
-        truncated = not terminated and (bool(truncated) or len(self._actions) >= self._step_limit)
+        truncated = not terminated and (bool(truncated) or len(self._taken) >= self._step_limit)
         self._episode_ended = terminated or truncated
         return value, terminated, truncated, info
 
@@ -230,26 +225,26 @@ def _check_observation_space(space: Any, where: str) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _check_action_space(space: Any, where: str) -> int:
-    """The number of actions of a Discrete space from 0."""
-    if not isinstance(space, Discrete):
-        raise ValueError(f"{where}: actions: expected Discrete(n), got {_one_line(space)}")
-    if int(space.start) != 0:
-        raise ValueError(
-            f"{where}: actions: expected Discrete(n) from 0, got {_one_line(space)}; "
-            f"shift them with gymnasium.wrappers.TransformAction"
-        )
-    return int(space.n)
-
-
-def _parse_actions(text: str, num_actions: int, where: str) -> list[int]:
+def _actions_of(env: gymnasium.Env, num_bins: int, where: str) -> ActionSpace:
+    """The environment's actions, by the names that it has for them in `get_action_meanings`."""
     try:
-        actions = json.loads(text)
+        actions = ActionSpace.of(env.action_space, num_bins)
+    except ValueError as error:
+        raise ValueError(f"{where}: {_one_line(error)}") from None
+    meanings = getattr(env.unwrapped, "get_action_meanings", None)
+    names = tuple(str(name) for name in meanings()) if callable(meanings) else ()
+    return replace(actions, names=names) if len(names) == len(actions.names) else actions
+
+
+def _parse_actions(text: str, actions: ActionSpace, where: str) -> Tensor:
+    try:
+        taken = json.loads(text)
     except ValueError:
-        actions = None
-    if not isinstance(actions, list):
-        raise ValueError(f"{where}: snapshot: actions: expected a list of integers")
-    return [check_action(action, num_actions, f"{where}: snapshot") for action in actions]
+        taken = None
+    if not isinstance(taken, list):
+        raise ValueError(f"{where}: snapshot: actions: expected a list of actions")
+    where = f"{where}: snapshot: actions"
+    return actions.check(taken or np.empty((0, actions.num_axes), dtype=np.int64), where, (len(taken),))
 
 
 def _one_line(value: Any) -> str:

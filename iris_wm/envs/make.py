@@ -13,11 +13,11 @@ _ALE_ID = re.compile(r"ALE/(\w+)-v5\Z")
 
 
 def make_env(config: EnvConfig, *, is_test: bool = False) -> "SnapshotEnv":
-    """A Gymnasium environment with (resolution, resolution, 3) uint8 observations and actions 0..n-1.
+    """A Gymnasium environment with (resolution, resolution, 3) uint8 observations and whole numbers for actions.
 
     is_test: the rules of evaluation (see `EnvConfig`). The environment can be saved in mid-episode
     (`SnapshotEnv`). Raises ValueError naming the id where it is unknown, its observations are not RGB uint8, or
-    its actions not discrete.
+    its actions none that an `ActionSpace` knows.
     """
     game = atari_game(config.id)
     if game is not None:

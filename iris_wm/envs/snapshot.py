@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from iris_wm.spaces import ActionSpace
+
 Snapshot: TypeAlias = dict[str, bytes | int | float | str | bool]
 """Flat: text, numbers and bytes only, never pickles."""
 
@@ -15,20 +17,21 @@ Snapshot: TypeAlias = dict[str, bytes | int | float | str | bool]
 class SnapshotEnv(Protocol):
     """A Gymnasium environment whose state can be taken and put back.
 
-    Observations are (H, W, C) uint8, actions 0..n-1. After `restore(snapshot())`, in this process or a new one,
-    the same actions bring the same observations, rewards and ends, also past later resets.
+    Observations are (H, W, C) uint8; an action is n whole numbers, or one number where n = 1. After
+    `restore(snapshot())`, in this process or a new one, the same actions bring the same observations, rewards and
+    ends, also past later resets.
     """
 
     @property
-    def action_names(self) -> list[str]:
-        """One short name per action."""
+    def actions(self) -> ActionSpace:
+        """What can be done."""
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begins an episode: (observation, info)."""
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """(observation, reward, terminated, truncated, info)."""
 
     def snapshot(self) -> Snapshot:

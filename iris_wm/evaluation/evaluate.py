@@ -69,14 +69,11 @@ def evaluate(
         while playing:
             generator = stream_generator(seed, "evaluation policy", step)
             if agent is None or state is None:
-                num_actions = len(playing[0].env.action_names)
-                actions = torch.randint(num_actions, (len(playing),), generator=generator)
+                actions = playing[0].env.actions.draw(len(playing), generator)
             else:
                 frames = torch.stack([player.frame for player in playing])
                 actions, state = agent.act(frames, state, generator=generator, temperature=temperature)
-            goes_on = [
-                player.step(int(action), played) for player, action in zip(playing, actions, strict=True)
-            ]
+            goes_on = [player.step(action, played) for player, action in zip(playing, actions, strict=True)]
             if state is not None:
                 started = torch.tensor(
                     [player.num_steps == 0 for player in playing], device=state.hidden.device
@@ -111,9 +108,9 @@ class _Player:
         self.frame = to_frame(observation)
         self.episode_return, self.num_steps = 0.0, 0
 
-    def step(self, action: int, played: dict[int, tuple[float, int]]) -> bool:
+    def step(self, action: torch.Tensor, played: dict[int, tuple[float, int]]) -> bool:
         """Take an action; at an episode's end note the result and begin the next. False when none is left."""
-        observation, reward, terminated, truncated, _ = self.env.step(action)
+        observation, reward, terminated, truncated, _ = self.env.step(action.numpy())
         self.episode_return += float(reward)
         self.num_steps += 1
         if not (terminated or truncated or self.num_steps >= self.max_steps):

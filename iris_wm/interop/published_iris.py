@@ -112,6 +112,8 @@ def published_state(agent: Agent) -> dict[str, Tensor]:
         raise ValueError(
             "export: published IRIS predicts autoregressively and acts on frames; this agent does not"
         )
+    if len(config.action_sizes) > 1:
+        raise ValueError("export: published IRIS has one axis of actions; this agent has more")
     is_vq = isinstance(config.tokenizer.quantizer, VectorQuantizerConfig)
     if not is_vq or config.tokenizer.autoencoder.patch_size != 1:
         raise ValueError("export: published IRIS has a vq codebook and no patches; this agent is different")
@@ -184,7 +186,7 @@ def config_from_published(state: dict[str, Tensor], *, num_heads: int = 4) -> Ag
         context_steps=max_tokens // (tokenizer.tokens_per_frame + 1),
     )
     return AgentConfig(
-        num_actions=shape("actor_critic.actor_linear.weight")[0],
+        action_sizes=(shape("actor_critic.actor_linear.weight")[0],),
         tokenizer=tokenizer,
         world=world,
         policy=PolicyConfig(hidden_size=hidden_size),

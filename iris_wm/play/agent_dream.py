@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_wm.agent import Agent
+from iris_wm.agent import Agent, choose
 from iris_wm.data.episode import to_frame
 from iris_wm.dream.rollout import policy_inputs
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv
@@ -56,16 +56,18 @@ class AgentDream:
     ) -> None:
         if num_starts < 1:
             raise ValueError(f"num_starts: got {num_starts}, expected at least 1")
-        names = list(env.action_names)
-        if len(names) != agent.num_actions:
+        if env.actions.sizes != agent.actions.sizes:
             raise ValueError(
-                f"env: it has {len(names)} actions, but the agent was trained with {agent.num_actions}"
+                f"env: it has {env.actions.sizes} actions, but the agent was trained with {agent.actions.sizes}"
+            )
+        if agent.actions.num_axes > 1:
+            raise ValueError(
+                f"env: its actions have {agent.actions.num_axes} axes; the page plays games with one"
             )
         self.agent, self.env, self.title = agent, env, title
         self.num_starts, self.seed = num_starts, seed
         self.codebook_size = agent.tokenizer.quantizer.codebook_size
         self.temperature = 1.0
-        self._names = names
         self._token_env = TokenEnv(agent.world, 1, SamplingConfig(context_overflow="slide"))
         self._starts: dict[int, _Start] = {}
         self._past: list[tuple[Tensor, Tensor]] = []
@@ -78,7 +80,7 @@ class AgentDream:
     @property
     def action_names(self) -> Sequence[str]:
         """The game's names of its actions."""
-        return self._names
+        return self.env.actions.names
 
     @torch.no_grad()
     def reset(self, first_frame_index: int, seed: int) -> DreamFrame:
@@ -120,18 +122,17 @@ class AgentDream:
         now = self._moments[-1]
         if now.shown.is_over:
             raise ValueError("step: the dream is over; start again or step back")
-        if action is not None and not 0 <= action < self.agent.num_actions:
-            raise ValueError(f"action: got {action}, expected 0 to {self.agent.num_actions - 1}")
+        if action is not None:
+            self.agent.actions.check(action, "action")
         inputs = self._inputs
         if inputs is None:
             inputs = policy_inputs(self.agent.tokenizer, self.agent.policy, now.obs_tokens)
         output, state = self.agent.policy(inputs, now.state)
         if action is None:
-            shares = output.action_logits[0].float().cpu().softmax(-1)
-            action = int(torch.multinomial(shares, 1, generator=self._generator))
+            action = int(choose(output.actions, self._generator, 1.0))
         env = self._token_env
         env.sampling = replace(env.sampling, temperature=self.temperature)
-        taken = torch.tensor([action], device=self.agent.device)
+        taken = torch.tensor([[action]], device=self.agent.device)
         step = env.step(taken, should_return_logits=True)
         assert step.observation_logits is not None
         frame = self._picture(step.obs_tokens)
@@ -182,7 +183,7 @@ class AgentDream:
         """The frames of moments but the last, each with the action that led to the next, as the context wants them."""
         device = self.agent.device
         return [
-            (before.obs_tokens, torch.tensor([after.shown.action], device=device))
+            (before.obs_tokens, torch.tensor([[after.shown.action]], device=device))
             for before, after in itertools.pairwise(moments)
         ]
 

@@ -301,7 +301,7 @@ def _episode(shown: list[DreamFrame], frames: list[torch.Tensor], rewards: list[
     terminations[-1] = shown[-1].is_over
     return Episode(
         frames=torch.stack(frames),
-        actions=torch.tensor(actions),
+        actions=torch.tensor(actions)[:, None],
         rewards=torch.tensor([*rewards[1:], 0.0], dtype=torch.float32),
         terminations=terminations,
         truncations=torch.zeros(len(shown), dtype=torch.bool),

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from iris_wm.spaces import ActionDistribution, ActionHead, ActionSpace
+
 
 @dataclass(frozen=True)
 class FrameInputs:
@@ -56,9 +58,9 @@ class PolicyState(NamedTuple):
 
 
 class PolicyOutput(NamedTuple):
-    """action_logits (B, ..., A) and values (B, ...)."""
+    """actions: what to do, of rows (B, ...). values: (B, ...)."""
 
-    action_logits: Tensor
+    actions: ActionDistribution
     values: Tensor
 
 
@@ -117,7 +119,7 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         config: PolicyConfig,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         resolution: int = 64,
         tokens_per_frame: int = 16,
@@ -125,7 +127,6 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.num_actions = num_actions
         self.features: FrameFeatures | TokenFeatures = (
             TokenFeatures(tokens_per_frame, embedding_dim, config.inputs.features)
             if isinstance(config.inputs, TokenInputs)
@@ -133,7 +134,7 @@ class ActorCritic(nn.Module):
         )
         self.lstm = nn.LSTMCell(self.features.num_features, config.hidden_size)
         self.critic = nn.Linear(config.hidden_size, 1)
-        self.actor = nn.Linear(config.hidden_size, num_actions)
+        self.actor = ActionHead(config.hidden_size, actions.sizes)
 
     def initial_state(self, batch_size: int) -> PolicyState:
         """A memory of nothing."""
@@ -146,7 +147,7 @@ class ActorCritic(nn.Module):
         return self.heads(state.hidden), state
 
     def heads(self, hidden: Tensor) -> PolicyOutput:
-        """LSTM output (..., hidden_size) -> logits and values."""
+        """LSTM output (..., hidden_size) -> what to do, and values."""
         return PolicyOutput(self.actor(hidden), self.critic(hidden).squeeze(-1))
 
     def sequence(

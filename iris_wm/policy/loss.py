@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iris_wm.spaces import ActionDistribution
+
 
 @dataclass(frozen=True)
 class PolicyLossConfig:
@@ -49,7 +51,7 @@ def lambda_returns(
 
 
 def policy_loss(
-    action_logits: Tensor,
+    distribution: ActionDistribution,
     values: Tensor,
     actions: Tensor,
     rewards: Tensor,
@@ -59,11 +61,11 @@ def policy_loss(
     """Named scalars whose sum is the loss (IRIS, section 2.3 and appendix A.3).
 
     Args:
-        action_logits: (B, T, A); values: (B, T); both with gradient.
-        actions: (B, T) int64; rewards: (B, T) float; terminations: (B, T) bool; as imagined.
+        distribution: of the actions, rows (B, T); values: (B, T); both with gradient.
+        actions: (B, T, n) int64; rewards: (B, T) float; terminations: (B, T) bool; as imagined.
         config: returns and weights.
     """
-    action_logits, values = action_logits.float(), values.float()
+    values = values.float()
     with torch.no_grad():
         returns = lambda_returns(rewards, values, terminations, config.gamma, config.lambda_)[:, :-1]
         advantages = returns - values[:, :-1]
@@ -79,9 +81,8 @@ def policy_loss(
             ended_before = terminations[:, :-1].cumsum(1) - terminations[:, :-1].long()
             weights = (ended_before == 0).float()
         weights = weights / weights.sum()
-    log_probs = action_logits[:, :-1].log_softmax(-1)
-    taken = log_probs.gather(-1, actions[:, :-1, None]).squeeze(-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    distribution = distribution[:, :-1]
+    taken, entropy = distribution.log_prob(actions[:, :-1]), distribution.entropy()
     squared = F.mse_loss(values[:, :-1], returns, reduction="none")
     return {
         "policy_loss": -(taken * advantages * weights).sum(),

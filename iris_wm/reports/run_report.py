@@ -125,7 +125,7 @@ def draw_dream(run: Run, folder: Path, *, seed: int) -> list[Section]:
         difference=("real", "reconstructed"),
     ).save(folder / "reconstructions.png")
     dreamed = dream_beside(run.agent, real, BURN_IN, seed)
-    names = make_env(run.config.env).action_names
+    names = run.agent.actions.names
     pictures = dream_frames(dreamed, real=real, burn_in=BURN_IN, action_names=names)
     write_gif(pictures, folder / "dream.gif", frames_per_second=8)
     film_strip({"real": real.frames, "dreamed": dreamed.frames}, num_frames=12, dream_starts_at=BURN_IN).save(

@@ -11,6 +11,7 @@ from iris_wm.dream.token_env import max_past
 from iris_wm.envs import EnvConfig
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.policy.learner import PolicyLearnerConfig
+from iris_wm.spaces import ActionSpace
 from iris_wm.tokenizer.learner import TokenizerLearnerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.learner import WorldLearnerConfig
@@ -128,10 +129,11 @@ class RunConfig:
                 f"frame and the next) where imagination.context is burn_in"
             )
 
-    def agent_config(self, num_actions: int) -> AgentConfig:
-        """The shape of the three networks for a game of so many actions, without how they are trained."""
+    def agent_config(self, actions: ActionSpace) -> AgentConfig:
+        """The shape of the three networks for a game of these actions, without how they are trained."""
         return AgentConfig(
-            num_actions,
+            actions.sizes,
+            actions.names,
             _as(TokenizerConfig, self.tokenizer),
             _as(WorldConfig, self.world),
             _as(PolicyConfig, self.policy),

@@ -15,6 +15,7 @@ from iris_wm.dream.rollout import Imagination
 from iris_wm.optimization import build_optimizer
 from iris_wm.policy.loss import policy_loss
 from iris_wm.runs.config import RunConfig
+from iris_wm.spaces import ActionSpace
 from iris_wm.streams import stream_seed
 from iris_wm.tokenizer.loss import LPIPS, tokenizer_loss
 from iris_wm.tokenizer.quantizer import codebook_usage
@@ -33,12 +34,12 @@ class IrisModule(pl.LightningModule):
     sampler, token_cache: set by that callback before the first step. segment: what the last step has drawn.
     """
 
-    def __init__(self, config: RunConfig, num_actions: int) -> None:
+    def __init__(self, config: RunConfig, actions: ActionSpace) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         torch.manual_seed(stream_seed(config.seed, "weights"))
-        self.agent = Agent(config.agent_config(num_actions))
+        self.agent = Agent(config.agent_config(actions))
         self.sampler: BatchSampler | None = None
         self.token_cache: TokenCache | None = None
         self.imagination: Imagination | None = None
@@ -153,7 +154,7 @@ class IrisModule(pl.LightningModule):
         hidden, _ = policy.sequence(rollout.inputs, rollout.state)
         output = policy.heads(hidden)
         losses = policy_loss(
-            output.action_logits,
+            output.actions,
             output.values,
             rollout.actions,
             rollout.rewards,

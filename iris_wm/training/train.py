@@ -68,7 +68,7 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
     console = RunConsole(quiet=is_quiet or rank > 0)
     stop = StopRequest(config.training.max_minutes)
     envs = [make_env(config.env) for _ in range(config.collection.num_envs)]
-    check_size(config.agent_config(len(envs[0].action_names)))
+    check_size(config.agent_config(envs[0].actions))
     with stop.listening():
         if rank:
             return _follow(config, Path(run_path), envs, console, stop)
@@ -112,7 +112,7 @@ def _train(
     progress = RunProgress()
     for folder, reason in checkpoint.skipped if checkpoint else []:
         console.print(f"skipped {folder.name}: {reason}", style="yellow", soft_wrap=True)
-    module = IrisModule(config, len(envs[0].action_names))
+    module = IrisModule(config, envs[0].actions)
     data = ReplayDataModule(config, module.agent, progress, envs)
     io = RunCheckpointIO(run, module.agent.config)
     if checkpoint and checkpoint.manifest.epoch > config.training.num_epochs:

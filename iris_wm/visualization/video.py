@@ -33,7 +33,7 @@ def dream_frames(
     dream: T steps, of which the first `burn_in` show real frames given to the world model; from there
       on the picture has the dream's border and says so.
     real: the same steps as they went in the game; it may be shorter or longer, the pictures are T either way.
-    action_names: A names, indexed by action; None shows the numbers.
+    action_names: indexed by action, where actions have one axis; None shows the numbers.
     termination_probabilities: (T,) in [0, 1], as the world model predicts them; None shows no bar.
     Captions of row t: the step, the action taken in it, its reward and the return so far.
     """
@@ -48,7 +48,7 @@ def dream_frames(
         )
     for name, episode in (("dream", dream), ("real", real)):
         if action_names is not None and episode is not None and len(episode):
-            highest = int(episode.actions.max())
+            highest = int(episode.actions.max()) if episode.actions.shape[1] == 1 else 0
             if highest >= len(action_names):
                 raise ValueError(
                     f"action_names: got {len(action_names)} names, but {name} takes action {highest}"
@@ -93,7 +93,7 @@ class _Panel:
         self.name = name
         self.frames = drawing.check_frames(episode.frames, f"{name}.frames")
         self.actions = [
-            str(action) if action_names is None else action_names[action]
+            action_names[action[0]] if action_names and len(action) == 1 else " ".join(map(str, action))
             for action in episode.actions.tolist()
         ]
         self.rewards = episode.rewards.tolist()

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from iris_wm.spaces import ActionEmbedding, ActionSpace
 from iris_wm.world.token_layout import TokenLayout
 from iris_wm.world.transformer import AttentionPattern, Transformer
 
@@ -99,15 +100,15 @@ class WorldNetwork(nn.Module):
     """Embeddings, transformer and three heads (Micheli et al., 2023, section 2.2)."""
 
     def __init__(
-        self, config: WorldConfig, codebook_size: int, tokens_per_frame: int, num_actions: int
+        self, config: WorldConfig, codebook_size: int, tokens_per_frame: int, actions: ActionSpace
     ) -> None:
         super().__init__()
         self.config = config
         self.codebook_size = codebook_size
-        self.num_actions = num_actions
+        self.actions = actions
         self.layout = TokenLayout(tokens_per_frame, config.context_steps)
         embed_dim = config.embed_dim
-        self.action_embedding = nn.Embedding(num_actions, embed_dim)
+        self.action_embedding = ActionEmbedding(actions.sizes, embed_dim)
         self.token_embedding = nn.Embedding(codebook_size, embed_dim)
         # Queries of the last step stand one frame beyond the context.
         num_positions = self.layout.max_tokens + (tokens_per_frame if config.is_parallel else 0)
@@ -127,12 +128,12 @@ class WorldNetwork(nn.Module):
         return AttentionPattern(mode, self.layout.tokens_per_step, self.config.is_block_causal)
 
     def embed_steps(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
-        """obs_tokens (B, T, K), actions (B, T) -> embedded sequence (B, T (K + 1), C)."""
+        """obs_tokens (B, T, K), actions (B, T, n) -> embedded sequence (B, T (K + 1), C)."""
         sequence = self.layout.interleave(self.token_embedding(obs_tokens), self.action_embedding(actions))
         return sequence + self.position_embedding.weight[: sequence.shape[1]]
 
     def embed_queries(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
-        """The rows that ask for the frame after each of the steps obs_tokens (B, T, K), actions (B, T). (B, T K, C)."""
+        """The rows that ask for the frame after each step. obs_tokens (B, T, K), actions (B, T, n) -> (B, T K, C)."""
         num_steps = obs_tokens.shape[1]
         layout = self.layout
         positions = self.position_embedding.weight[layout.tokens_per_step :]
@@ -144,7 +145,7 @@ class WorldNetwork(nn.Module):
         return self.add_current_step(steps + self.query_embedding.weight, obs_tokens, actions).flatten(1, 2)
 
     def add_current_step(self, queries: Tensor, obs_tokens: Tensor, actions: Tensor) -> Tensor:
-        """Queries (..., K, C), with what the config's queries add for obs_tokens (B, ..., K), actions (B, ...)."""
+        """Queries (..., K, C), with what the config's queries add for obs_tokens (B, ..., K), actions (B, ..., n)."""
         prediction = self.config.prediction
         assert isinstance(prediction, ParallelPrediction)
         if prediction.queries == "learned":
@@ -156,7 +157,7 @@ class WorldNetwork(nn.Module):
 
         Args:
             obs_tokens: (B, T, K) int64, T at most context_steps.
-            actions: (B, T) int64.
+            actions: (B, T, n) int64.
 
         Returns:
             Logits. With n = t K + k the row of observation_logits: autoregressive, row n predicts the frame token

@@ -49,7 +49,7 @@ def test_tokenizer(agent, reference, frames):
 def test_world(agent, reference, frames):
     segment = frames[:, None].expand(-1, 4, -1, -1, -1)
     generator = torch.Generator().manual_seed(1)
-    actions = torch.randint(3, (B, 4), generator=generator)
+    actions = torch.randint(3, (B, 4, 1), generator=generator)
     rewards = torch.randint(-1, 2, (B, 4), generator=generator).float()
     ends = torch.rand(B, 4, generator=generator) < 0.3
     tokens = agent.tokenizer.encode(segment)
@@ -75,7 +75,7 @@ def test_roll_out_of_likeliest_tokens_over_the_end_of_the_context(agent, referen
     reference.reset(tokens)
     generator = torch.Generator().manual_seed(2)
     for t in range(9):
-        actions = torch.randint(3, (B,), generator=generator)
+        actions = torch.randint(3, (B, 1), generator=generator)
         is_last = t == 8
         ours = env.step(actions, should_predict_frame=not is_last)
         obs_tokens, rewards, ends = reference.step(actions, is_last=is_last, is_greedy=True)
@@ -91,7 +91,7 @@ def test_policy(agent, reference, frames):
     state = agent.initial_state(B)
     output, state = agent.policy(inputs, state)
     logits, values, memory = reference.policy(inputs, tuple(agent.initial_state(B)))
-    assert close(logits, output.action_logits)
+    assert close(logits, output.actions.logits)
     assert close(values, output.values)
     assert close(memory[1], state.cell)
 

@@ -79,7 +79,7 @@ def test_damage_on_the_way_is_noticed(hub, tiny_agent):
 
 def test_a_local_folder_comes_first(hub, tiny_agent):
     tiny_agent().save("someone/agent")
-    assert Agent.load("someone/agent").num_actions == 3
+    assert Agent.load("someone/agent").actions.sizes == (3,)
     with pytest.raises(ValueError, match="no such folder"):
         Agent.load("someone/agnet")  # a typing error in a path goes nowhere
 

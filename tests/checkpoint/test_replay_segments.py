@@ -26,6 +26,7 @@ from iris_wm.checkpoint.replay_segments import (
 )
 from iris_wm.checkpoint.tree import DTYPES
 from iris_wm.data.replay import Replay
+from iris_wm.spaces import ActionSpace
 
 
 def entry_of(data, start, stop):
@@ -60,20 +61,22 @@ def test_arrays_of_any_shape_and_dtype(rows, start, kinds):
 
 
 def test_a_real_replay_comes_back(tmp_path):
-    replay = Replay(10_000, (3, 8, 8))
+    replay = Replay(10_000, ActionSpace.discrete(700), (3, 8, 8))
     first, second = replay.start_episode(), replay.start_episode()
     entries = []
     for number in range(8):
         episode = (first, second)[number % 2]
         frames = torch.randint(0, 256, (700, 3, 8, 8), dtype=torch.uint8)
         none = torch.zeros(700, dtype=torch.bool)
-        replay.append(episode, frames, torch.arange(700), torch.randn(700), none, none)
+        replay.append(episode, frames, torch.arange(700)[:, None], torch.randn(700), none, none)
         if number in (0, 1, 7):
             entries, files = pack_new_steps(tmp_path, entries, replay)
             write_segments(tmp_path, files)
     ranges = [(entry.start, entry.stop) for entry in entries]
     assert ranges == [(0, 700), (700, 1400), (1400, 1400 + MAX_STEPS), (1400 + MAX_STEPS, 5600)]
-    again = Replay.from_steps((read_segment(tmp_path, entry) for entry in entries), 10_000, (3, 8, 8))
+    again = Replay.from_steps(
+        (read_segment(tmp_path, entry) for entry in entries), 10_000, replay.actions, (3, 8, 8)
+    )
     for name, column in replay.export_steps(0, 5600).items():
         assert torch.equal(again.export_steps(0, 5600)[name], column)
     assert pack_new_steps(tmp_path, entries, replay) == (entries, {})

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from iris_wm.data.replay import Replay
+from iris_wm.spaces import ActionSpace
 from iris_wm.streams import stream_generator
 
 SHAPE = (3, 4, 4)
+ACTIONS = ActionSpace.discrete(5)
 
 
 def steps(num, first=0, ends=None):
@@ -23,7 +25,7 @@ def steps(num, first=0, ends=None):
         truncations[-1] = True
     return {
         "frames": values.to(torch.uint8)[:, None, None, None].expand(num, *SHAPE).clone(),
-        "actions": values % 5,
+        "actions": (values % 5)[:, None],
         "rewards": values.float() / 2,
         "terminations": terminations,
         "truncations": truncations,
@@ -32,7 +34,7 @@ def steps(num, first=0, ends=None):
 
 def three_episodes():
     """Lengths 2 (ended), 5 (open) and 3 (ended); the last two arrive interleaved."""
-    replay = Replay(50, SHAPE)
+    replay = Replay(50, ACTIONS, SHAPE)
     first = replay.start_episode()
     replay.append(first, **steps(2, 0, "terminated"))
     second, third = replay.start_episode(), replay.start_episode()
@@ -93,7 +95,7 @@ def test_pieces_follow_the_rule(from_start):
     }
     assert seen == legal
     real = segment.is_real
-    assert torch.equal(segment.actions[real], segment.frames[real][:, 0, 0, 0].long() % 5)
+    assert torch.equal(segment.actions[real][:, 0], segment.frames[real][:, 0, 0, 0].long() % 5)
     assert torch.equal(segment.rewards[real], segment.frames[real][:, 0, 0, 0].float() / 2)
     ended = (segment.frames[..., 0, 0, 0] == 1) & real
     assert torch.equal(segment.terminations, ended)
@@ -133,7 +135,7 @@ def test_sampling_depends_on_generator_and_contents_only():
     replay.sample_indices(5, 2, stream_generator(4, "test"))
     torch.manual_seed(123)
     again = replay.sample_indices(32, 6, stream_generator(3, "test"))
-    rebuilt = Replay.from_steps([replay.export_steps(0, 10)], 1000, SHAPE)
+    rebuilt = Replay.from_steps([replay.export_steps(0, 10)], 1000, ACTIONS, SHAPE)
     third = rebuilt.sample_indices(32, 6, stream_generator(3, "test"))
     for other in (again, third):
         assert torch.equal(first[0], other[0])
@@ -145,7 +147,7 @@ def test_export_in_parts_rebuilds_the_same_replay_and_it_goes_on():
     replay = three_episodes()
     opened = replay.start_episode()
     parts = [replay.export_steps(0, 3), replay.export_steps(3, 3), replay.export_steps(3, 10)]
-    rebuilt = Replay.from_steps(parts, 50, SHAPE, num_episodes=replay.num_episodes)
+    rebuilt = Replay.from_steps(parts, 50, ACTIONS, SHAPE, num_episodes=replay.num_episodes)
     for store in (replay, rebuilt):
         store.append(1, **steps(2, 15, "terminated"))
         store.append(opened, **steps(3, 30))
@@ -180,12 +182,13 @@ def test_gather_of_a_plan_equals_sampling():
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory differently")
 def test_memory_is_taken_as_steps_arrive():
     code = (
-        "import resource, torch; from iris_wm.data.replay import Replay; torch.zeros(1)\n"
+        "import resource, torch; from iris_wm.data.replay import Replay; from iris_wm.spaces import ActionSpace\n"
+        "torch.zeros(1)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "replay = Replay(100_000); episode = replay.start_episode()\n"
+        "replay = Replay(100_000, ActionSpace.discrete(2)); episode = replay.start_episode()\n"
         "flags = torch.zeros(2000, dtype=torch.bool)\n"
         "frames = torch.ones(2000, 3, 64, 64, dtype=torch.uint8)\n"
-        "replay.append(episode, frames, flags.long(), flags.float(), flags, flags)\n"
+        "replay.append(episode, frames, flags.long()[:, None], flags.float(), flags, flags)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     done = subprocess.run(
@@ -204,10 +207,18 @@ BAD_COLUMNS = {
     "float actions": (
         "actions",
         lambda column: column.float(),
-        "replay actions: expected integers, got torch.float32",
+        r"replay actions: got .*, expected \(2,\) whole numbers of 0 to 4",
     ),
-    "negative action": ("actions", lambda column: column - 9, "replay actions: expected at least 0, got -9"),
-    "one action short": ("actions", lambda column: column[:1], r"replay actions: expected \(2,\)"),
+    "negative action": (
+        "actions",
+        lambda column: column - 9,
+        r"replay actions: got \[\[-9\], \[-8\]\], expected",
+    ),
+    "one action short": (
+        "actions",
+        lambda column: column[:1],
+        r"replay actions: got \[\[0\]\], expected \(2,\)",
+    ),
     "NaN reward": ("rewards", lambda column: column * float("nan"), "replay rewards: expected finite"),
     "float terminations": (
         "terminations",
@@ -221,7 +232,7 @@ BAD_COLUMNS = {
 @pytest.mark.parametrize("case", BAD_COLUMNS)
 def test_bad_columns_are_refused_and_nothing_is_stored(case):
     name, change, message = BAD_COLUMNS[case]
-    replay = Replay(50, SHAPE)
+    replay = Replay(50, ACTIONS, SHAPE)
     episode = replay.start_episode()
     columns = steps(2)
     columns[name] = change(columns[name])
@@ -242,7 +253,7 @@ def test_bad_calls_are_refused():
     with pytest.raises(ValueError, match=r"replay.capacity: expected room for 51 steps, got 50"):
         replay.append(1, **steps(41))
     with pytest.raises(ValueError, match="the replay is empty"):
-        Replay(5, SHAPE).sample_segments(1, 1, generator)
+        Replay(5, ACTIONS, SHAPE).sample_segments(1, 1, generator)
     with pytest.raises(ValueError, match="num: expected an integer of at least 1, got 0"):
         replay.sample_indices(0, 1, generator)
     with pytest.raises(ValueError, match="length: expected an integer of at least 1, got True"):
@@ -257,15 +268,15 @@ def test_bad_calls_are_refused():
         replay.export_steps(3, 11)
     for capacity in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match=r"replay.capacity"):
-            Replay(capacity, SHAPE)
+            Replay(capacity, ACTIONS, SHAPE)
     with pytest.raises(ValueError, match=r"replay.frame_shape"):
-        Replay(5, (3, 0, 4))
+        Replay(5, ACTIONS, (3, 0, 4))
     assert len(replay) == 10
 
 
 def test_foreign_steps_are_refused():
     exported = three_episodes().export_steps(0, 10)
-    replay = Replay(50, SHAPE)
+    replay = Replay(50, ACTIONS, SHAPE)
     with pytest.raises(ValueError, match="expected columns"):
         replay.extend_from_steps({name: column for name, column in exported.items() if name != "rewards"})
     with pytest.raises(ValueError, match="episode_ids: expected 10 ids"):
@@ -285,14 +296,14 @@ def test_foreign_steps_are_refused():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_the_same_pieces_are_drawn_while_it_grows():
-    on_cpu, on_gpu = Replay(9000), Replay(9000, device="cuda")
+    on_cpu, on_gpu = Replay(9000, ACTIONS), Replay(9000, ACTIONS, device="cuda")
     for replay in (on_cpu, on_gpu):
         episode = replay.start_episode()
         for part in range(9):
             generator = stream_generator(0, "frames", part)
             frames = torch.randint(256, (1000, 3, 64, 64), dtype=torch.uint8, generator=generator)
             flags = torch.zeros(1000, dtype=torch.bool)
-            replay.append(episode, frames, flags.long(), flags.float(), flags, flags)
+            replay.append(episode, frames, flags.long()[:, None], flags.float(), flags, flags)
     ours = on_cpu.sample_segments(16, 20, stream_generator(1, "test"))
     theirs = on_gpu.sample_segments(16, 20, stream_generator(1, "test"))
     assert theirs.frames.device.type == "cuda"

@@ -34,7 +34,8 @@ def make_agent(prediction: str = "autoregressive") -> Agent:
     )  # fmt: skip
     agent = Agent(
         AgentConfig(
-            NUM_ACTIONS,
+            (NUM_ACTIONS,),
+            (),
             TokenizerConfig(autoencoder, VectorQuantizerConfig(32, 16)),
             WorldConfig(2, 2, 32, context_steps=6, prediction=PREDICTIONS[prediction]),
             PolicyConfig(TokenInputs(8), hidden_size=16),
@@ -83,7 +84,7 @@ def run_folder(make_run: Callable[..., Path]) -> Path:
 
 def save_run(path: Path, agent: Agent, epoch: int, num_steps: int) -> Path:
     """A run folder with one checkpoint; frames of step t of episode e are filled with t + 100 e."""
-    replay = Replay(200, (3, 16, 16))
+    replay = Replay(200, agent.actions, (3, 16, 16))
     episodes = [replay.start_episode(), replay.start_episode()]
     for t in range(num_steps):
         for e in episodes:
@@ -92,7 +93,7 @@ def save_run(path: Path, agent: Agent, epoch: int, num_steps: int) -> Path:
             replay.append(
                 e,
                 torch.full((1, 3, 16, 16), t + 100 * e, dtype=torch.uint8),
-                torch.tensor([(t + e) % NUM_ACTIONS]),
+                torch.tensor([[(t + e) % NUM_ACTIONS]]),
                 torch.zeros(1),
                 torch.zeros(1, dtype=torch.bool),
                 torch.zeros(1, dtype=torch.bool),

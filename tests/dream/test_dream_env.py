@@ -119,7 +119,7 @@ def test_window_slides_as_a_fresh_context_of_the_last_steps(agent, frames, monke
         seen = batch.num_seen_steps
         window = torch.from_numpy(np.stack(tokens[len(tokens) - seen :]))[None]
         with torch.no_grad():
-            output = agent.world(window, torch.tensor([actions[len(actions) - seen :]]))
+            output = agent.world(window, torch.tensor([actions[len(actions) - seen :]])[..., None])
         expected = output.termination_logits[0, -1].softmax(-1)[1]
         assert info["termination_probability"] == pytest.approx(float(expected), abs=1e-4)
         rewards = output.reward_logits[0, -1].softmax(-1).numpy()
@@ -208,7 +208,7 @@ def test_a_batch_with_new_starts_is_repeatable_and_sees_only_own_steps(one_agent
             for i in np.flatnonzero(~has_ended):
                 first = batch.max_past_steps - seen
                 window = torch.cat([tokens[0][i, first:], tokens[2][i : i + 1]])[None]
-                taken = torch.cat([tokens[1][i, first:], torch.from_numpy(actions[i : i + 1])])[None]
+                taken = torch.cat([tokens[1][i, first:], torch.from_numpy(actions[i : i + 1, None])])[None]
                 with torch.no_grad():
                     output = one_agent.world(window, taken)
                 expected = output.termination_logits[0, -1].softmax(-1)[1]
@@ -230,7 +230,7 @@ def test_made_by_name_from_a_run(run_folder):
     first = starts.frames[:, 0, 0, 0].int()
     past = starts.past_frames[:, :, 0, 0, 0].int()
     assert (past == first[:, None] - torch.tensor([3, 2, 1])).all()
-    assert (starts.past_actions == (past % 100 + (past >= 100)) % 3).all()
+    assert (starts.past_actions[..., 0] == (past % 100 + (past >= 100)) % 3).all()
     many = gymnasium.make_vec("iris_wm/Dream-v0", num_envs=3, run=run_folder, autoreset_mode="SameStep")
     assert many.reset(seed=1)[0].shape == (3, 16, 16, 3)
     assert many.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
@@ -285,7 +285,7 @@ def test_bad_input_is_one_clear_line(case, one_agent, frames):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("action", [3, -1, 1.0, "left", None, [0], True, np.float32(1)])
+@pytest.mark.parametrize("action", [3, -1, 1.0, "left", None, [0, 1], True, np.float32(1)])
 def test_bad_actions(action, one_agent, frames):
     env = DreamEnv(one_agent, frames)
     env.reset(seed=0)

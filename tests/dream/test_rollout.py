@@ -44,7 +44,8 @@ def equal(first, second) -> bool:
 def test_shapes_and_dtypes(agent, start):
     rollout = new_imagination(agent).imagine(*start, seed=0)
     assert rollout.obs_tokens.shape == (B, 5, 16)
-    assert rollout.actions.shape == rollout.rewards.shape == rollout.terminations.shape == (B, 5)
+    assert rollout.rewards.shape == rollout.terminations.shape == (B, 5)
+    assert rollout.actions.shape == (B, 5, 1)
     assert rollout.inputs.shape[:2] == (B, 5)
     assert rollout.rewards.dtype == torch.float32
     assert rollout.terminations.dtype == torch.bool
@@ -90,7 +91,7 @@ def test_recomputed_logits_and_values_are_those_used_while_acting(agent, start, 
     output = agent.policy.heads(hidden)
     assert len(used) == 5
     for t, acting in enumerate(used):
-        assert torch.allclose(output.action_logits[:, t], acting.action_logits, atol=1e-5)
+        assert torch.allclose(output.actions.logits[:, t], acting.actions.logits, atol=1e-5)
         assert torch.allclose(output.values[:, t], acting.values, atol=1e-5)
 
 
@@ -156,7 +157,7 @@ def test_temperature_is_the_worlds(agent, start):
 
 def test_past_steps_reach_the_world(agent, start):
     generator = torch.Generator().manual_seed(5)
-    past = [(torch.randint(16, (B, 16), generator=generator), torch.zeros(B, dtype=torch.int64))] * 2
+    past = [(torch.randint(16, (B, 16), generator=generator), torch.zeros(B, 1, dtype=torch.int64))] * 2
     imagination = new_imagination(agent, temperature=0.0)
     without, within = imagination.imagine(*start, seed=1), imagination.imagine(*start, seed=1, past=past)
     assert not torch.equal(without.obs_tokens[:, 1:], within.obs_tokens[:, 1:])
@@ -179,7 +180,7 @@ def test_new_weights_count_at_once(agent, start):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_reset_sees_the_weights_as_they_are(agent, start, dtype):
     env = TokenEnv(agent.world, B, SamplingConfig(temperature=0.0), dtype)
-    actions = torch.zeros(B, dtype=torch.int64)
+    actions = torch.zeros(B, 1, dtype=torch.int64)
 
     def first_logits() -> torch.Tensor:
         env.reset(start[0], seed=0)
@@ -263,7 +264,7 @@ def test_bfloat16_weights_stay_close_to_float32(agent, start):
     for dtype in (torch.float32, torch.bfloat16):
         env = TokenEnv(agent.world, B, SamplingConfig(temperature=0.0), dtype)
         env.reset(start[0], seed=0)
-        steps.append(env.step(torch.zeros(B, dtype=torch.int64), should_return_logits=True))
+        steps.append(env.step(torch.zeros(B, 1, dtype=torch.int64), should_return_logits=True))
     exact, rounded = steps
     assert rounded.reward_logits.dtype == torch.float32
     for name in ("reward_logits", "termination_logits"):

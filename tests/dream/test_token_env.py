@@ -6,6 +6,7 @@ import torch
 
 from iris_wm.dream import token_env
 from iris_wm.dream.token_env import SamplingConfig, TokenEnv, max_past
+from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
 from iris_wm.world.loss import world_loss
 from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig, WorldNetwork
@@ -24,7 +25,7 @@ def new_world(mode: str = "autoregressive", context_steps: int = CONTEXT) -> Wor
     config = WorldConfig(
         num_layers=2, num_heads=2, embed_dim=16, context_steps=context_steps, dropout=0.1, **MODES[mode]
     )
-    world = WorldNetwork(config, V, K, A).eval()
+    world = WorldNetwork(config, V, K, ActionSpace.discrete(A)).eval()
     with torch.no_grad():
         for parameter in world.parameters():
             if parameter.dim() > 1:
@@ -47,7 +48,7 @@ def frames(seed: int = 0) -> torch.Tensor:
 
 
 def actions_of(num_steps: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(A, (num_steps, B), generator=torch.Generator().manual_seed(seed + 100))
+    return torch.randint(A, (num_steps, B, 1), generator=torch.Generator().manual_seed(seed + 100))
 
 
 class PlainEnv:
@@ -290,7 +291,7 @@ def test_draws_follow_the_distribution():
     num = 4000
     env = TokenEnv(world, num)
     env.reset(frames()[:1].expand(num, K).contiguous(), seed=0)
-    step = env.step(torch.zeros(num, dtype=torch.int64), should_return_logits=True)
+    step = env.step(torch.zeros(num, 1, dtype=torch.int64), should_return_logits=True)
     probabilities = step.observation_logits[0, 0].softmax(-1)
     counts = torch.bincount(step.obs_tokens[:, 0], minlength=V)
     error = (probabilities * (1 - probabilities) / num).sqrt()
@@ -326,18 +327,18 @@ def test_what_was_learned_holds_at_every_step_of_the_context(mode):
     """Every token grows by the action + 1: learned from segments, then asked after 0, 1, ... past steps."""
     torch.manual_seed(0)
     config = WorldConfig(2, 2, 32, CONTEXT, dropout=0.0, initialization="width", **MODES[mode])
-    world = WorldNetwork(config, V, K, A)
+    world = WorldNetwork(config, V, K, ActionSpace.discrete(A))
     optimizer = torch.optim.Adam(world.parameters(), 1e-2)
 
     def segments(num_steps: int, num: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-        actions = torch.randint(A, (num, num_steps))
+        actions = torch.randint(A, (num, num_steps, 1))
         grown = (actions + 1).cumsum(1) - (actions + 1)
-        return (torch.randint(V, (num, 1, K)) + grown[..., None]) % V, actions
+        return (torch.randint(V, (num, 1, K)) + grown) % V, actions
 
     for _ in range(300):
         tokens, actions = segments(config.segment_steps)
         output = world(tokens[:, :CONTEXT], actions[:, :CONTEXT])
-        zeros = torch.zeros(actions.shape)
+        zeros = torch.zeros(actions.shape[:2])
         losses = world_loss(world, output, tokens, zeros, zeros.bool(), zeros == 0)
         optimizer.zero_grad()
         sum(losses.values()).backward()

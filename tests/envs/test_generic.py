@@ -3,7 +3,8 @@
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 
 from iris_wm.envs import EnvConfig, make_env
 from iris_wm.envs.make import check_id
@@ -26,7 +27,8 @@ class Painter(gymnasium.Env):
 
     def step(self, action):
         self.count += 1
-        self.np_random.integers(action + 1, size=action + 1)
+        assert self.action_space.contains(action), action
+        self.np_random.integers(int(10 * np.sum(action)) + 50, size=1 + int(np.sum(action)) % 5)
         return self.look(), self.reward, self.count >= self.length, False, {}
 
     def look(self):
@@ -57,7 +59,8 @@ def test_frames_are_resized_and_the_limit_truncates(register):
     observation, _ = env.reset(0)
     assert observation.shape == (64, 64, 3)
     assert observation.dtype == np.uint8
-    assert env.action_names == ["0", "1", "2", "3"]
+    assert env.actions.names == ("0", "1", "2", "3")
+    assert env.action_space == Discrete(4)
     assert [env.step(1)[2:4] for _ in range(5)] == [(False, False)] * 4 + [(False, True)]
     with pytest.raises(ValueError, match="there is no running episode; call reset"):
         env.step(0)
@@ -88,6 +91,34 @@ def test_snapshots_replay_the_episode_and_later_ones_follow(register, seed):
     expected = play(env, 90)
     assert other.restore(snapshot).tobytes() == snapshot["observation"]
     assert play(other, 90) == expected
+
+
+SPACES = {
+    "start": (Discrete(3, start=-1), (3,)),
+    "multi": (MultiDiscrete([2, 3]), (2, 3)),
+    "binary": (MultiBinary(3), (2, 2, 2)),
+    "box": (Box(-1, 1, (2,)), (5, 5)),
+}
+
+
+@pytest.mark.parametrize("case", SPACES)
+def test_every_space_of_actions_is_played_and_replayed(register, case):
+    """In whole numbers from 0; the environment inside is given what its own space holds."""
+    space, sizes = SPACES[case]
+    config = EnvConfig(register(actions=space), action_bins=5)
+    env, other = make_env(config), make_env(config)
+    assert env.actions.sizes == sizes
+    env.reset(3)
+    generator = torch.Generator().manual_seed(0)
+    for action in env.actions.draw(7, generator):
+        assert env.action_space.contains(action.numpy() if len(sizes) > 1 else int(action))
+        env.step(action)
+    snapshot = env.snapshot()
+    assert other.restore(snapshot).tobytes() == snapshot["observation"]
+    action = env.actions.draw(1, generator)[0]
+    assert env.step(action)[0].tobytes() == other.step(action.numpy())[0].tobytes()
+    with pytest.raises(ValueError, match="action: got"):
+        env.step([0] * (len(sizes) + 1))
 
 
 def test_a_snapshot_after_the_end_stays_at_the_end(register):
@@ -147,15 +178,8 @@ REFUSED = {
     "tiny": ({"observations": Box(0, 255, (4, 4, 3), np.uint8)}, r"at least 8 x 8 pixels"),
     "dict": ({"observations": Dict(image=RGB)}, r"expected uint8 \(H, W, 3\), got Dict\('image'"),
     "discrete": ({"observations": Discrete(5)}, r"expected uint8 \(H, W, 3\), got Discrete\(5\)"),
-    "continuous": ({"actions": Box(-1, 1, (2,))}, r"actions: expected Discrete\(n\), got Box"),
-    "many actions": (
-        {"actions": MultiDiscrete([2, 3])},
-        r"actions: expected Discrete\(n\), got MultiDiscrete",
-    ),
-    "not from 0": (
-        {"actions": Discrete(4, start=1)},
-        r"expected Discrete\(n\) from 0, got Discrete\(4, start=1\)",
-    ),
+    "unbounded": ({"actions": Box(-np.inf, 1, (2,))}, r"action space: got Box.*, expected Discrete"),
+    "text": ({"actions": Text(3)}, r"action space: got Text.*, expected Discrete"),
 }
 
 
@@ -212,8 +236,8 @@ def test_bad_calls(register):
     with pytest.raises(ValueError, match="options are not supported"):
         env.reset(0, options={"level": 2})
     env.reset(0)
-    for action in (4, -1, 0.5, "0", None, [0]):
-        with pytest.raises(ValueError, match="action: expected"):
+    for action in (4, -1, 0.5, "0", None, [0, 1], True):
+        with pytest.raises(ValueError, match=r"action: got .*, expected a whole number of 0 to 3"):
             env.step(action)
 
 

@@ -47,7 +47,7 @@ def test_games_by_their_names():
     env = make_env(EnvConfig("ALE/Pong-v5"))
     assert isinstance(env, SnapshotEnv)
     assert isinstance(env, gymnasium.Env)
-    assert env.action_names == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
+    assert env.actions.names == ("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE")
 
 
 BAD_FIELDS = {

@@ -60,7 +60,8 @@ def make_agent(prediction="autoregressive", resolution=16):
     torch.manual_seed(0)
     autoencoder = AutoencoderConfig(resolution, 32, (1, 1), 1, (), 16, patch_size=resolution // 4)
     config = AgentConfig(
-        3,
+        (3,),
+        (),
         TokenizerConfig(autoencoder, VectorQuantizerConfig(32, 16)),
         WorldConfig(1, 2, 32, context_steps=6, prediction=PREDICTIONS[prediction]),
         PolicyConfig(TokenInputs(8), hidden_size=16),
@@ -83,13 +84,13 @@ def oracle(request):
         frame = (torch.randint(32, (1, 1, 2, 2), generator=generator) * 8).repeat_interleave(8, 2)
         frame = frame.repeat_interleave(8, 3).expand(1, 3, 16, 16).to(torch.uint8)
         frames, rewards, ends = [], [], []
-        actions = torch.randint(3, (length,), generator=generator)
+        actions = torch.randint(3, (length, 1), generator=generator)
         for action in actions:
             batch = DreamBatch(agent, 1, GREEDY)
             batch.restart(
                 np.zeros(1, dtype=np.int64), *batch.encode(DreamStarts.of(frame)), torch.zeros(1, 0)
             )
-            step = batch.step(np.array([int(action)]))
+            step = batch.step(action[None].numpy())
             frames.append(frame)
             rewards.append(step.rewards[0])
             ends.append(False)

@@ -32,13 +32,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     autoencoder = AutoencoderConfig(64, 32, (1, 1), 1, (), 16, patch_size=8)
     agent = Agent(
         AgentConfig(
-            3,
+            (3,),
+            (),
             TokenizerConfig(autoencoder, VectorQuantizerConfig(32, 16)),
             WorldConfig(1, 2, 32, context_steps=6),
             PolicyConfig(TokenInputs(8), hidden_size=16),
         )
     ).eval()
-    replay = Replay(500)
+    replay = Replay(500, agent.actions)
     for seed in range(4):
         episode = play_episode(None, make_env(env_config), num_steps=50, seed=seed)
         columns = (

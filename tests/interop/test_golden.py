@@ -39,7 +39,7 @@ def test_tokenizer(agent, golden):
 
 def test_world(agent, golden):
     with torch.no_grad():
-        output = agent.world(golden["tokens"], golden["actions"])
+        output = agent.world(golden["tokens"], golden["actions"][..., None])
     assert_close(output.hidden, golden["hidden"])
     assert_close(output.observation_logits, golden["logits_observations"])
     assert_close(output.reward_logits, golden["logits_rewards"])
@@ -61,7 +61,7 @@ def test_losses(agent, golden, golden_manifest):
     assert losses["reconstruction_loss"].item() == pytest.approx(reconstruction, rel=1e-4)
 
     with torch.no_grad():
-        output = agent.world(golden["tokens"], golden["actions"])
+        output = agent.world(golden["tokens"], golden["actions"][..., None])
     losses = world_loss(
         agent.world,
         output,
@@ -81,12 +81,12 @@ def test_policy_and_value(agent, golden):
     for t in range(reconstructions.shape[1]):
         with torch.no_grad():
             output, state = agent.policy(reconstructions[:, t], state)
-        assert_close(output.action_logits, golden["policy_logits"][:, t])
+        assert_close(output.actions.logits, golden["policy_logits"][:, t])
         assert_close(output.values, golden["values"][:, t])
     with torch.no_grad():
         hidden, last = agent.policy.sequence(reconstructions, agent.initial_state(len(reconstructions)))
         output = agent.policy.heads(hidden)
-    assert_close(output.action_logits, golden["policy_logits"])
+    assert_close(output.actions.logits, golden["policy_logits"])
     assert_close(output.values, golden["values"])
     assert_close(last.cell, state.cell)
 
@@ -102,7 +102,7 @@ def test_argmax_rollout_through_the_cache(agent, golden):
     env = TokenEnv(agent.world, len(golden["tokens"]), SamplingConfig(temperature=0.0))
     env.reset(golden["tokens"][:, 0], seed=0)
     for t in range(golden["rollout_actions"].shape[1]):
-        step = env.step(golden["rollout_actions"][:, t])
+        step = env.step(golden["rollout_actions"][:, t, None])
         assert torch.equal(step.obs_tokens, golden["rollout_tokens"][:, t])
         assert_close(step.reward_logits, golden["rollout_reward_logits"][:, t])
         assert_close(step.termination_logits, golden["rollout_end_logits"][:, t])
@@ -128,7 +128,7 @@ def test_writes_the_published_format(agent, golden_state, golden_manifest):
 
 
 def test_paper_size_survives_the_round_trip(tmp_path):
-    agent = Agent(AgentConfig(num_actions=6))
+    agent = Agent(AgentConfig(action_sizes=(6,)))
     torch.save(published_state(agent), tmp_path / "last.pt")
     loaded = load_published(tmp_path / "last.pt")
     assert loaded.config == agent.config
@@ -136,7 +136,7 @@ def test_paper_size_survives_the_round_trip(tmp_path):
 
 
 def test_parameter_counts_match_the_paper():
-    agent = Agent(AgentConfig(num_actions=6))
+    agent = Agent(AgentConfig(action_sizes=(6,)))
     counts = [
         sum(parameter.numel() for parameter in network.parameters()) / 1e6
         for network in (agent.tokenizer, agent.world, agent.policy)

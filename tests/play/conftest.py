@@ -44,7 +44,7 @@ class GameAsDream:
 
     @property
     def action_names(self) -> Sequence[str]:
-        return self.env.action_names
+        return self.env.actions.names
 
     def reset(self, first_frame_index: int, seed: int) -> DreamFrame:
         self.calls.append(("reset", (first_frame_index, seed)))

@@ -35,7 +35,7 @@ def tiny_agent(prediction: str = "autoregressive", num_actions: int = 3) -> Agen
         prediction=PREDICTIONS[prediction],
     )  # fmt: skip
     tokenizer = TokenizerConfig(autoencoder, VectorQuantizerConfig(32, 8))
-    agent = Agent(AgentConfig(num_actions, tokenizer, world, PolicyConfig(hidden_size=16))).eval()
+    agent = Agent(AgentConfig((num_actions,), (), tokenizer, world, PolicyConfig(hidden_size=16))).eval()
     with torch.no_grad():
         # Random weights end a dream at once and hardly look at what they are given.
         agent.world.termination_head[-1].bias.copy_(torch.tensor([9.0, -9.0]))
@@ -186,13 +186,15 @@ def test_bad_input_is_named(dream):
     with pytest.raises(ValueError, match="first_frame_index: got 6, expected 0 to 5"):
         dream.reset(6, 0)
     dream.reset(0, 0)
-    with pytest.raises(ValueError, match="action: got 3, expected 0 to 2"):
+    with pytest.raises(ValueError, match="action: got 3, expected a whole number of 0 to 2"):
         dream.step(3)
 
 
 def test_a_game_that_does_not_fit_the_agent_is_named():
     env = make_env(CATCH)
-    with pytest.raises(ValueError, match="env: it has 3 actions, but the agent was trained with 6"):
+    with pytest.raises(
+        ValueError, match=r"env: it has \(3,\) actions, but the agent was trained with \(6,\)"
+    ):
         AgentDream(tiny_agent(num_actions=6), env)
     with pytest.raises(ValueError, match="num_starts: got 0"):
         AgentDream(tiny_agent(), env, num_starts=0)

@@ -325,7 +325,7 @@ from iris_wm.play.server import serve
 
 autoencoder = AutoencoderConfig(channels=8, latent_dim=8, num_residual_blocks=1, patch_size=4,
                                 channel_multipliers=(1, 1, 1), attention_resolutions=())
-config = AgentConfig(4, TokenizerConfig(autoencoder, VectorQuantizerConfig(16, 8)),
+config = AgentConfig((4,), (), TokenizerConfig(autoencoder, VectorQuantizerConfig(16, 8)),
                      WorldConfig(num_layers=1, num_heads=1, embed_dim=16))
 serve(AgentDream(Agent(config).eval(), make_env(EnvConfig())), port=0, announce=lambda line: print(line, flush=True))
 """

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from iris_wm.policy.actor_critic import ActorCritic, FrameInputs, PolicyConfig, PolicyState, TokenInputs
+from iris_wm.spaces import ActionSpace
 
 B, T, A = 3, 5, 4
 
@@ -12,7 +13,7 @@ B, T, A = 3, 5, 4
 def policy(request) -> ActorCritic:
     torch.manual_seed(0)
     config = PolicyConfig(request.param, hidden_size=24)
-    return ActorCritic(config, A, resolution=32, tokens_per_frame=6, embedding_dim=8)
+    return ActorCritic(config, ActionSpace.discrete(A), resolution=32, tokens_per_frame=6, embedding_dim=8)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,9 @@ def test_sequence_equals_step_by_step(policy, inputs):
     together = policy.heads(hidden)
     for t in range(T):
         output, state = policy(inputs[:, t], state)
-        assert output.action_logits.shape == (B, A)
+        assert output.actions.logits.shape == (B, A)
         assert output.values.shape == (B,)
-        assert torch.allclose(together.action_logits[:, t], output.action_logits, atol=1e-6)
+        assert torch.allclose(together.actions.logits[:, t], output.actions.logits, atol=1e-6)
         assert torch.allclose(together.values[:, t], output.values, atol=1e-6)
     assert torch.allclose(last.hidden, state.hidden, atol=1e-6)
     assert torch.allclose(last.cell, state.cell, atol=1e-6)
@@ -79,7 +80,7 @@ def test_gradient_reaches_features_and_memory(policy, inputs):
     policy.zero_grad()
     hidden, _ = policy.sequence(inputs, policy.initial_state(B))
     output = policy.heads(hidden[:, -1])
-    (output.action_logits.square().sum() + output.values.square().sum()).backward()
+    (output.actions.logits.square().sum() + output.values.square().sum()).backward()
     for name, parameter in policy.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -87,7 +88,7 @@ def test_gradient_reaches_features_and_memory(policy, inputs):
 
 @pytest.mark.parametrize(("resolution", "expected"), [(64, 1024), (32, 256), (16, 64)])
 def test_number_of_features(resolution, expected):
-    policy = ActorCritic(PolicyConfig(hidden_size=8), A, resolution=resolution)
+    policy = ActorCritic(PolicyConfig(hidden_size=8), ActionSpace.discrete(A), resolution=resolution)
     assert policy.features.num_features == expected
     assert policy.features(torch.rand(1, 3, resolution, resolution)).shape == (1, expected)
 

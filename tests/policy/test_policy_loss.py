@@ -1,11 +1,13 @@
 """Lambda-returns and the three terms of the actor-critic's loss, by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from iris_wm.policy.loss import PolicyLossConfig, lambda_returns, policy_loss
+from iris_wm.spaces import ActionDistribution
 
 
 def test_lambda_returns_by_hand():
@@ -48,25 +50,25 @@ def test_the_last_reward_is_beyond_the_horizon():
 
 
 @pytest.fixture
-def rollout() -> dict[str, torch.Tensor]:
+def rollout() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     return {
-        "action_logits": torch.randn(2, 3, 4, generator=generator),
+        "distribution": ActionDistribution(torch.randn(2, 3, 4, generator=generator), (4,)),
         "values": torch.randn(2, 3, generator=generator),
-        "actions": torch.randint(4, (2, 3), generator=generator),
+        "actions": torch.randint(4, (2, 3, 1), generator=generator),
         "rewards": torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 1.0]]),
         "terminations": torch.tensor([[False, False, False], [True, False, False]]),
     }
 
 
-def by_hand(rollout: dict[str, torch.Tensor], config: PolicyLossConfig, counted: list) -> dict[str, float]:
+def by_hand(rollout: dict[str, Any], config: PolicyLossConfig, counted: list) -> dict[str, float]:
     """The loss over the (b, t) in counted, in plain Python."""
     returns = lambda_returns(
         rollout["rewards"], rollout["values"], rollout["terminations"], config.gamma, config.lambda_
     )
     policy, entropy, value = 0.0, 0.0, 0.0
     for b, t in counted:
-        exps = [math.exp(logit) for logit in rollout["action_logits"][b, t].tolist()]
+        exps = [math.exp(logit) for logit in rollout["distribution"].logits[b, t].tolist()]
         probabilities = [each / sum(exps) for each in exps]
         advantage = returns[b, t].item() - rollout["values"][b, t].item()
         policy -= math.log(probabilities[rollout["actions"][b, t]]) * advantage
@@ -145,14 +147,15 @@ def test_a_rollout_without_news_moves_nothing(rollout):
 def test_returns_carry_no_gradient(rollout):
     """The value learns towards a fixed return, and the policy's term moves no value."""
     values = rollout["values"].clone().requires_grad_()
-    logits = rollout["action_logits"].clone().requires_grad_()
-    losses = policy_loss(**{**rollout, "values": values, "action_logits": logits}, config=PolicyLossConfig())
+    logits = rollout["distribution"].logits.clone().requires_grad_()
+    rollout |= {"values": values, "distribution": ActionDistribution(logits, (4,))}
+    losses = policy_loss(**rollout, config=PolicyLossConfig())
     losses["policy_loss"].backward(retain_graph=True)
     assert values.grad is None
     assert not logits.grad[:, -1].any()
     losses["value_loss"].backward()
     returns = lambda_returns(rollout["rewards"], rollout["values"], rollout["terminations"], 0.995, 0.95)
-    expected = 2 * (rollout["values"] - returns)[:, :-1] / 4
+    expected = 2 * (rollout["values"] - returns)[:, :-1].detach() / 4
     assert torch.allclose(values.grad[:, :-1], expected, atol=1e-6)
     assert not values.grad[:, -1].any()
 
@@ -161,7 +164,7 @@ def test_low_precision_outputs_are_compared_in_float32(rollout):
     low = {
         **rollout,
         "values": rollout["values"].bfloat16(),
-        "action_logits": rollout["action_logits"].bfloat16(),
+        "distribution": ActionDistribution(rollout["distribution"].logits.bfloat16(), (4,)),
     }
     for name, value in policy_loss(**low, config=PolicyLossConfig()).items():
         assert value.dtype == torch.float32, name

@@ -2,8 +2,10 @@
 
 import pytest
 
+from iris_wm.agent import AgentConfig
 from iris_wm.config import apply_overrides, build_config
 from iris_wm.runs.config import RunConfig
+from iris_wm.spaces import ActionSpace
 
 # key, value as on the command line, what the message says after the key
 REFUSED = [
@@ -124,13 +126,18 @@ def test_frames_of_a_policy_need_a_multiple_of_16():
     with pytest.raises(
         ValueError, match=r"tokenizer\.autoencoder\.resolution: got 24, expected a multiple of 16"
     ):
-        config.agent_config(4)
-    build_config(RunConfig, apply_overrides({}, [*size, "policy.inputs=tokens"])).agent_config(4)
+        config.agent_config(ActionSpace.discrete(4))
+    build_config(RunConfig, apply_overrides({}, [*size, "policy.inputs=tokens"])).agent_config(
+        ActionSpace.discrete(4)
+    )
 
 
 def test_an_agent_needs_actions():
-    with pytest.raises(ValueError, match="num_actions: got 0"):
-        RunConfig().agent_config(0)
+    for sizes in ((), (0,), (3, 0), (10**10,)):
+        with pytest.raises(ValueError, match="action_sizes: got"):
+            AgentConfig(sizes)
+    with pytest.raises(ValueError, match="action_names: got 1, expected 2"):
+        AgentConfig((2,), ("UP",))
 
 
 @pytest.mark.parametrize("value", ["1e-4", "1E-4", "0.0001", "1.0e-4"])

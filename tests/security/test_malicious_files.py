@@ -114,14 +114,14 @@ CONFIGS: dict[str, Callable[[dict], object]] = {
         c | {"tokenizer": c["tokenizer"] | {"quantizer": {"kind": "vq", "codebook_size": 10**10}}}
     ),
     "10^10 layers": lambda c: c | {"world": c["world"] | {"num_layers": 10**10}},
-    "10^10 actions": lambda c: c | {"num_actions": 10**10},
+    "10^10 actions": lambda c: c | {"action_sizes": [10**10]},
     "10^10 context": lambda c: c | {"world": c["world"] | {"context_steps": 10**10}},
     "10^10 hidden": lambda c: c | {"policy": c["policy"] | {"hidden_size": 10**10}},
     "class path": lambda c: c | {"class_path": "os.system"},
     "instantiator": lambda c: c | {"_instantiator": "builtins.exec"},
     "a list": lambda c: [c],
-    "negative": lambda c: c | {"num_actions": -1},
-    "a text": lambda c: c | {"num_actions": "4"},
+    "negative": lambda c: c | {"action_sizes": [-1]},
+    "a text": lambda c: c | {"action_sizes": "4"},
 }
 
 

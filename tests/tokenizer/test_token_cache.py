@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from iris_wm.data.replay import Replay
+from iris_wm.spaces import ActionSpace
 from iris_wm.tokenizer import token_cache
 from iris_wm.tokenizer.token_cache import TokenCache
 
@@ -15,13 +16,13 @@ def tokenizer(tiny_agent):
 
 @pytest.fixture(scope="module")
 def replay() -> Replay:
-    replay = Replay(50)
+    replay = Replay(50, ActionSpace.discrete(1))
     episode = replay.start_episode()
     frames = torch.randint(
         256, (30, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     nothing = torch.zeros(30, dtype=torch.bool)
-    replay.append(episode, frames, torch.zeros(30, dtype=torch.int64), torch.zeros(30), nothing, nothing)
+    replay.append(episode, frames, torch.zeros(30, 1, dtype=torch.int64), torch.zeros(30), nothing, nothing)
     return replay
 
 

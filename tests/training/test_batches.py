@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from iris_wm.data.replay import Replay
+from iris_wm.spaces import ActionSpace
 from iris_wm.training.batches import BatchSampler, Step
 
 NETWORKS = ("tokenizer", "world", "policy")
@@ -12,7 +13,7 @@ NETWORKS = ("tokenizer", "world", "policy")
 @pytest.fixture(scope="module")
 def replay() -> Replay:
     """Three episodes of 2, 7 and 30 steps; pixel values tell the step."""
-    replay = Replay(100)
+    replay = Replay(100, ActionSpace.discrete(3))
     for length in (2, 7, 30):
         episode = replay.start_episode()
         first = replay.num_steps
@@ -23,7 +24,7 @@ def replay() -> Replay:
         replay.append(
             episode,
             frames,
-            torch.arange(length) % 3,
+            torch.arange(length)[:, None] % 3,
             torch.arange(length) / 10,
             ends,
             torch.zeros(length) > 0,
@@ -94,7 +95,7 @@ def test_a_batch_holds_what_the_replay_holds(tiny_run, replay):
     assert torch.equal(segment.frames[here][:, 0, 0, 0].long(), segment.frame_indices[here])
     episode_starts = torch.tensor([0] * 2 + [2] * 7 + [9] * 30)
     within = segment.frame_indices[here] - episode_starts[segment.frame_indices[here]]
-    assert torch.equal(segment.actions[here], within % 3)
+    assert torch.equal(segment.actions[here][:, 0], within % 3)
     assert torch.equal(segment.rewards[here], within / 10)
     assert not segment.frames[~here].any()
     assert not segment.terminations[~here].any()

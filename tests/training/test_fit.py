@@ -121,7 +121,7 @@ def test_a_debug_run_of_a_real_game(tmp_path):
     names = {row["name"] for row in csv.DictReader(metrics(tmp_path / "run").splitlines())}
     assert {"evaluation/return", "tokenizer/loss", "world/loss", "policy/loss"} <= names
     agent = Agent.load(tmp_path / "run")
-    assert agent.num_actions == 4
+    assert agent.actions.sizes == (4,)
     assert (tmp_path / "run" / "config.yaml").read_text()
 
 

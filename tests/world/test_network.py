@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from iris_wm.spaces import ActionSpace
 from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig, WorldNetwork
 
 K, V, A, T = 4, 11, 3, 5
@@ -17,7 +18,7 @@ MODES = [
 def new_world(**values) -> WorldNetwork:
     torch.manual_seed(0)
     config = WorldConfig(num_layers=2, num_heads=2, embed_dim=16, context_steps=T, **values)
-    world = WorldNetwork(config, V, K, A).eval()
+    world = WorldNetwork(config, V, K, ActionSpace.discrete(A)).eval()
     with torch.no_grad():
         for parameter in world.parameters():
             if parameter.dim() > 1:
@@ -29,7 +30,7 @@ def new_world(**values) -> WorldNetwork:
 def segment() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(V, (2, T, K), generator=generator)
-    return tokens, torch.randint(A, (2, T), generator=generator)
+    return tokens, torch.randint(A, (2, T, 1), generator=generator)
 
 
 def changed_rows(before: torch.Tensor, after: torch.Tensor) -> list[int]:
@@ -146,7 +147,7 @@ def test_embedding_by_hand(segment):
             expected = world.token_embedding.weight[tokens[1, step, k]] + positions[n]
             assert torch.equal(embedded[1, n], expected)
         n = step * (K + 1) + K
-        assert torch.equal(embedded[1, n], world.action_embedding.weight[actions[1, step]] + positions[n])
+        assert torch.equal(embedded[1, n], world.action_embedding.weight[actions[1, step, 0]] + positions[n])
 
 
 @pytest.mark.parametrize("kind", ["learned", "current_step"])
@@ -168,7 +169,7 @@ def test_queries_stand_where_the_tokens_they_ask_for_stand(segment, num_steps, k
 
 def test_initial_weights():
     torch.manual_seed(0)
-    world = WorldNetwork(WorldConfig(num_layers=2, embed_dim=64), V, K, A)
+    world = WorldNetwork(WorldConfig(num_layers=2, embed_dim=64), V, K, ActionSpace.discrete(A))
     for name, parameter in world.named_parameters():
         if "ln_" in name:
             assert torch.equal(parameter, torch.full_like(parameter, float(name.endswith("weight")))), name
@@ -207,7 +208,9 @@ def test_impossible_shapes_are_refused(values, message):
 
 def test_initial_weights_by_width():
     torch.manual_seed(0)
-    world = WorldNetwork(WorldConfig(num_layers=2, embed_dim=64, initialization="width"), V, K, A)
+    world = WorldNetwork(
+        WorldConfig(num_layers=2, embed_dim=64, initialization="width"), V, K, ActionSpace.discrete(A)
+    )
     linear = world.transformer.blocks[0]
     assert linear.fc_1.weight.std().item() == pytest.approx(64**-0.5, rel=0.1)
     assert linear.fc_2.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)

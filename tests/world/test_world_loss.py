@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from iris_wm.spaces import ActionSpace
 from iris_wm.world.loss import WorldLossConfig, world_loss
 from iris_wm.world.network import (
     AutoregressivePrediction,
@@ -23,7 +24,7 @@ def new_world(prediction: str = "autoregressive") -> WorldNetwork:
     config = WorldConfig(
         num_layers=1, num_heads=1, embed_dim=4, context_steps=T, prediction=PREDICTIONS[prediction]
     )
-    return WorldNetwork(config, V, K, num_actions=2)
+    return WorldNetwork(config, V, K, ActionSpace.discrete(2))
 
 
 @pytest.fixture
