@@ -34,9 +34,8 @@ TABLE: dict[str, str] = {
     "training": "data checkpoint envs tokenizer world policy dream agent collection evaluation runs visualization",
     "interop": "tokenizer world policy agent",
     "play": "data envs tokenizer world policy dream agent visualization",
-    "reports": "data envs tokenizer world policy dream agent collection evaluation visualization runs",
-    "benchmark": "data checkpoint envs tokenizer world policy dream agent collection evaluation visualization runs"
-    " training reports iris_wm",
+    "reports": "data envs tokenizer dream agent collection evaluation visualization runs",
+    "benchmark": "evaluation visualization",
     "cli": "*",
     "__main__": "cli",
     "__init__": "*",

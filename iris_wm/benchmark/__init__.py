@@ -1,1 +1,1 @@
-"""Atari 100k as a list of jobs: run them anywhere, and report what came out beside published methods."""
+"""Atari 100k as a list of jobs: run them anywhere, and go on where they stopped."""

@@ -53,20 +53,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; an argument has the name of the function's."""
-    from iris_wm.benchmark import commands
-
     given = vars(options).copy()
     name = given.pop("benchmark_command")
     for other in ("command", "overrides"):
         given.pop(other, None)
     if name == "report":
         prices = {key: float(value) for key, value in given.pop("gpu_prices", [])}
-        return commands.report(gpu_prices=prices, **given)
+        return _report(gpu_prices=prices, **given)
+    from iris_wm.benchmark import launch
+
     given["overrides"] = [part for key, value in given.pop("override", []) for part in (f"--{key}", value)]
     given["runner_options"] = {key: parse_value(value) for key, value in given.pop("runner_options", [])}
     if "restarts" in given:
-        given["limits"] = commands.Limits(restarts=given.pop("restarts"))
-    return commands.atari100k(**given)
+        given["limits"] = launch.Limits(restarts=given.pop("restarts"))
+    return launch.atari100k(**given)
+
+
+def _report(**given: Any) -> int:
+    from rich.console import Console
+
+    from iris_wm.reports.benchmark_report import write_benchmark_report
+
+    console = Console(highlight=False, markup=False)
+    written = write_benchmark_report(**given)
+    for line in written.notes:
+        console.print(line, style="yellow")
+    console.print(f"{len(written.files)} files in {written.folder}; open {written.page}")
+    return 0
 
 
 def _names(text: str) -> list[str]:

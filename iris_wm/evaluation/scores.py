@@ -25,7 +25,7 @@ _MAX_CHUNK = 4_000_000  # numbers resampled at once: 32 MB
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval (or another `level`) by stratified percentile bootstrap; arrays for a curve's points."""
+    """A 95% interval by stratified percentile bootstrap; arrays for a curve's points."""
 
     low: Array
     high: Array
@@ -147,7 +147,7 @@ def probability_of_improvement(scores: Array, others: Array) -> float:
 
 
 def bootstrap_interval(
-    scores: Array, statistic: Statistic, *, num_resamples: int = 10_000, seed: int = 0, level: float = 0.95
+    scores: Array, statistic: Statistic, *, num_resamples: int = 10_000, seed: int = 0
 ) -> Interval | None:
     """Percentile interval of `statistic` when runs are drawn again, with replacement, game by game.
 
@@ -167,11 +167,11 @@ def bootstrap_interval(
         drawn = np.take_along_axis(ordered[None], (uniform * counts).astype(np.intp), axis=1)
         drawn[:, padding] = np.nan
         values.append(statistic(drawn))
-    return _percentiles(np.concatenate(values), level)
+    return _percentiles(np.concatenate(values))
 
 
 def bootstrap_improvement_interval(
-    scores: Array, others: Array, *, num_resamples: int = 2_000, seed: int = 0, level: float = 0.95
+    scores: Array, others: Array, *, num_resamples: int = 2_000, seed: int = 0
 ) -> Interval | None:
     """Percentile interval of `probability_of_improvement`, runs of both sides drawn again game by game."""
     generator = np.random.default_rng(seed)
@@ -184,7 +184,7 @@ def bootstrap_improvement_interval(
         drawn = resample_counts(num, num_resamples, generator) / num
         others_drawn = resample_counts(num_others, num_resamples, generator) / num_others
         means += ((drawn @ wins) * others_drawn).sum(axis=1) / len(all_wins)
-    return _percentiles(means, level)
+    return _percentiles(means)
 
 
 def summarize_returns(returns: Sequence[float]) -> ReturnSummary:
@@ -223,7 +223,6 @@ def _pairwise_wins(scores: Array, others: Array) -> list[Array]:
     return wins
 
 
-def _percentiles(values: Array, level: float) -> Interval:
-    tail = 50 * (1 - level)
-    low, high = np.percentile(values, [tail, 100 - tail], axis=0)
+def _percentiles(values: Array) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5], axis=0)
     return Interval(low, high)

@@ -1,1 +1,1 @@
-"""Pages for people: of a run, and of how well it dreams."""
+"""Pages for people: of a run, of how well it dreams, of a benchmark beside published methods."""

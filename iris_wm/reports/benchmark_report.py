@@ -22,6 +22,7 @@ from iris_wm.reports.table import Table
 from iris_wm.visualization.plot_style import save
 
 PAGE_FILE = "report.html"
+DEFAULT_METHODS = ("SimPLe", "IRIS", "delta-IRIS", "TWM", "DIAMOND", "REM", "Simulus")
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ def write_benchmark_report(
     outputs: Sequence[str | Path],
     *,
     names: Sequence[str] | None = None,
-    methods: Sequence[str] = (),
+    methods: Sequence[str] = DEFAULT_METHODS,
     folder: str | Path | None = None,
     gpu_prices: Mapping[str, float] | None = None,
 ) -> BenchmarkReport:
     """Write report.html, TABLE.{md,csv,tex}, PLOT.{png,svg}, readme.md, aggregates.json, scores.json, runs.json.
 
     outputs, names, methods: see `comparison.compare`, which also says what it raises. gpu_prices: dollars an hour
-    by GPU model. folder: where to write (default: `report` in the first of `outputs`). The same runs give the
-    same figures.
+    by GPU model, such as {"A100": 1.5}; with them scores are also shown against cost. folder: where to write
+    (default: `report` in the first of `outputs`). The same runs give the same figures.
     """
     comparison = compare(outputs, names, methods)
     folder = Path(outputs[0]) / "report" if folder is None else Path(folder)

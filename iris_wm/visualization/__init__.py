@@ -1,1 +1,1 @@
-"""Pictures for people: film strips, videos, tokens, curves, and the page of a run; frames in, images out."""
+"""Pictures for people: film strips, videos, tokens, curves; frames and numbers in, images out."""

@@ -79,9 +79,3 @@ def new_canvas(width: int, height: int, color: Color = BACKGROUND) -> tuple[Imag
     """An RGB image of one colour, and the pen to draw on it."""
     image = Image.new("RGB", (width, height), color)
     return image, ImageDraw.Draw(image)
-
-
-def blend(color: Color, other: Color, share: float) -> Color:
-    """`color` with a share in [0, 1] of `other` mixed in."""
-    red, green, blue = (round(a * (1 - share) + b * share) for a, b in zip(color, other, strict=True))
-    return red, green, blue

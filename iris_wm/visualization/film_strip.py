@@ -1,6 +1,6 @@
 """Film strips: real, reconstructed and dreamed frames of the same steps, one row above the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ def film_strip(
     *,
     scale: int = 2,
     num_frames: int | None = None,
-    steps: Sequence[int] | None = None,
     difference: tuple[str, str] | None = None,
     dream_starts_at: int | None = None,
     title: str | None = None,
@@ -33,7 +32,6 @@ def film_strip(
       early): its missing frames stay empty. All rows share H and W.
     scale: screen pixels per frame pixel.
     num_frames: show this many columns, evenly spaced from the first step to the last; None shows all.
-    steps: the step number of every column of the longest row; None counts from 0.
     difference: two labels; a row with the mean absolute difference of their frames is added.
     dream_starts_at: index of the first frame that the dream made up; a line is drawn before it.
 
@@ -49,9 +47,6 @@ def film_strip(
         arrays["difference"] = _difference(arrays, difference)
 
     total = max(len(array) for array in arrays.values())
-    numbers = list(range(total)) if steps is None else list(steps)
-    if len(numbers) != total:
-        raise ValueError(f"steps: expected {total} numbers, one for each frame, got {len(numbers)}")
     if scale < 1:
         raise ValueError(f"scale: expected a whole number of at least 1, got {scale}")
     if num_frames is not None and num_frames < 1:
@@ -88,7 +83,7 @@ def film_strip(
         pen.text((margin, margin), title, font=title_font, fill=drawing.TEXT, anchor="lt")
     for i, column in enumerate(columns):
         center = left(i) + cell_width // 2
-        pen.text((center, top - 6), str(numbers[column]), font=step_font, fill=drawing.MUTED, anchor="ms")
+        pen.text((center, top - 6), str(column), font=step_font, fill=drawing.MUTED, anchor="ms")
     pen.text((margin, top - 6), "step", font=step_font, fill=drawing.MUTED, anchor="ls")
     for j, (label, array) in enumerate(arrays.items()):
         y = top + j * (cell_height + gap)

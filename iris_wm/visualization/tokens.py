@@ -1,7 +1,8 @@
-"""Pictures of tokens: code grids, the codebook atlas, entropy maps, and attention over past frames."""
+"""Pictures of tokens: codes over a frame, the codebook atlas, entropy maps."""
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from iris_wm.visualization import drawing
+
+_OPACITY = 0.45
 
 
 @lru_cache(maxsize=8)
@@ -28,42 +31,24 @@ def code_colors(codebook_size: int) -> NDArray[np.uint8]:
     return _oklch_to_rgb(lightness, chroma, hue)
 
 
-def token_grid(
-    tokens: Tensor, codebook_size: int, *, cell: int = 64, rows: int | None = None, show_codes: bool = True
-) -> Image.Image:
-    """The tokens of one frame as coloured squares with their code numbers.
+def token_overlay(frame: Tensor, tokens: Tensor, codebook_size: int, *, scale: int = 4) -> Image.Image:
+    """A frame (C, H, W) uint8, upscaled, under the colours and codes of its tokens: which code stands where.
 
-    tokens: (K,) integer codes below `codebook_size`, in reading order; the grid is square unless `rows` is
-      given.
-    cell: side of a square in pixels.
+    tokens: (K,) integer codes below `codebook_size`, in reading order; K is a square.
     """
-    codes, rows, columns = _grid(tokens, codebook_size, rows)
-    colors = code_colors(codebook_size)[codes].reshape(rows, columns, 3)
-    image = drawing.upscale(colors, cell)
-    if show_codes:
-        _write_codes(image, codes.reshape(rows, columns))
-    return image
-
-
-def token_overlay(
-    frame: Tensor,
-    tokens: Tensor,
-    codebook_size: int,
-    *,
-    scale: int = 4,
-    opacity: float = 0.45,
-    rows: int | None = None,
-    show_codes: bool = True,
-) -> Image.Image:
-    """A frame (C, H, W) uint8, upscaled, under the colours of its tokens (K,): which code stands where."""
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity: expected 0 to 1, got {opacity}")
-    codes, rows, columns = _grid(tokens, codebook_size, rows)
+    if tokens.ndim != 1 or tokens.is_floating_point() or not len(tokens):
+        raise ValueError(
+            f"tokens: expected integers of shape (K,), got {tokens.dtype} of shape {tuple(tokens.shape)}"
+        )
+    codes = _square(tokens.detach().cpu().long().numpy())
+    if codes.min() < 0 or codes.max() >= codebook_size:
+        raise ValueError(
+            f"tokens: expected codes of 0 to {codebook_size - 1}, got {codes.min()} to {codes.max()}"
+        )
     base = drawing.frame_image(frame, scale)
-    colors = Image.fromarray(code_colors(codebook_size)[codes].reshape(rows, columns, 3))
-    image = Image.blend(base, colors.resize(base.size, Image.Resampling.NEAREST), opacity)
-    if show_codes:
-        _write_codes(image, codes.reshape(rows, columns))
+    colors = Image.fromarray(code_colors(codebook_size)[codes])
+    image = Image.blend(base, colors.resize(base.size, Image.Resampling.NEAREST), _OPACITY)
+    _write_codes(image, codes)
     return image
 
 
@@ -73,7 +58,6 @@ def codebook_atlas(
     *,
     columns: int = 32,
     scale: int = 2,
-    sort_by_usage: bool = True,
     title: str | None = None,
 ) -> Image.Image:
     """What every code draws and how often it is used.
@@ -89,7 +73,7 @@ def codebook_atlas(
         )
     if columns < 1:
         raise ValueError(f"columns: expected at least 1, got {columns}")
-    order = np.argsort(-usage, kind="stable") if sort_by_usage else np.arange(len(array))
+    order = np.argsort(-usage, kind="stable")
     num_rows = math.ceil(len(order) / columns)
     columns = min(columns, len(order))
     height, width = array.shape[1] * scale, array.shape[2] * scale
@@ -122,20 +106,19 @@ def codebook_atlas(
     return image
 
 
-def entropy_map(
-    frame: Tensor, entropy: Tensor, *, max_entropy: float, scale: int = 4, rows: int | None = None
-) -> Image.Image:
+def entropy_map(frame: Tensor, entropy: Tensor, *, max_entropy: float, scale: int = 4) -> Image.Image:
     """A dreamed frame beside how unsure the world model was of each of its tokens.
 
-    frame: (C, H, W) uint8. entropy: (K,) nats, reading order. max_entropy: nats of the scale's top, log V
+    frame: (C, H, W) uint8. entropy: (K,) nats, reading order, K a square. max_entropy: nats of the scale's top, log V
     for the full range. The number in each square is the entropy in nats.
     """
-    values = _check_values(entropy, "entropy")
+    values = entropy.detach().cpu().float().numpy()
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"entropy: expected finite numbers of shape (K,), got shape {values.shape}")
     if not max_entropy > 0:
         raise ValueError(f"max_entropy: expected a number of nats above 0, got {max_entropy}")
-    rows, columns = _grid_shape(len(values), rows)
+    grid = _square(np.clip(values / max_entropy, 0, 1))
     base = drawing.frame_image(frame, scale)
-    grid = np.clip(values / max_entropy, 0, 1).reshape(rows, columns)
     margin, gap, bar = 12, 12, 14
     image, pen = drawing.new_canvas(
         2 * margin + 2 * base.width + 2 * gap + bar + 34, base.height + 2 * margin + 20
@@ -147,10 +130,10 @@ def entropy_map(
     left = margin + base.width + gap
     pen.text((left, margin), "token entropy (nats)", font=label, fill=drawing.TEXT, anchor="lt")
     image.paste(_heat_overlay(base, grid), (left, top))
-    cell_w, cell_h = base.width // columns, base.height // rows
-    if cell_w >= 30:
-        for i, value in enumerate(values):
-            center = (left + i % columns * cell_w + cell_w // 2, top + i // columns * cell_h + cell_h // 2)
+    side = base.width // len(grid)
+    if side >= 30:
+        for (row, column), value in np.ndenumerate(_square(values)):
+            center = (left + column * side + side // 2, top + row * side + side // 2)
             pen.text(
                 center,
                 f"{value:.2f}",
@@ -164,99 +147,12 @@ def entropy_map(
     return image
 
 
-def attention_map(
-    frames: Tensor,
-    weights: Tensor,
-    *,
-    scale: int = 2,
-    rows: int | None = None,
-    steps: list[int] | None = None,
-    title: str | None = None,
-) -> Image.Image:
-    """Where a prediction looks: past frames with the attention on each token, and the sum per frame.
-
-    frames: (T, C, H, W) uint8, oldest first. weights: (T, K) at least 0 (attention on frame tokens; a further
-    column K, if there is one, is the attention on the step's action token and is drawn as a strip below).
-    Colours are relative to the largest weight; the number over a frame is its share of all attention.
-    """
-    array = drawing.check_frames(frames)
-    values = weights.detach().cpu().float().numpy()
-    if values.ndim != 2 or len(values) != len(array) or not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError(
-            f"weights: expected numbers of at least 0 and shape ({len(array)}, K), got shape {values.shape}"
-        )
-    numbers = list(range(1 - len(array), 1)) if steps is None else steps
-    if len(numbers) != len(array):
-        raise ValueError(f"steps: expected {len(array)} numbers, one for each frame, got {len(numbers)}")
-    has_action = rows is None and not _is_square(values.shape[1]) and _is_square(values.shape[1] - 1)
-    actions = values[:, -1] if has_action else None
-    tokens = values[:, :-1] if has_action else values
-    rows, columns = _grid_shape(tokens.shape[1], rows)
-    most = float(values.max()) or 1.0
-    shares = values.sum(axis=1) / (float(values.sum()) or 1.0)
-
-    height, width = array.shape[1] * scale, array.shape[2] * scale
-    margin, gap, strip, bars = 14, 6, 10 if has_action else 0, 44
-    top = margin + (30 if title else 0) + bars + 18
-    image, pen = drawing.new_canvas(
-        2 * margin + len(array) * (width + gap) - gap,
-        top + height + (strip + 3 if strip else 0) + 20 + margin,
-    )
-    if title:
-        pen.text((margin, margin), title, font=drawing.font(17, bold=True), fill=drawing.TEXT, anchor="lt")
-    small = drawing.font(12)
-    for i, frame in enumerate(array):
-        x = margin + i * (width + gap)
-        tall = round(bars * shares[i] / (shares.max() or 1.0))
-        if tall:
-            pen.rectangle((x, top - 4 - tall, x + width - 1, top - 5), fill=drawing.REAL)
-        label = (x + width // 2, top - 8 - tall)
-        pen.text(label, f"{100 * shares[i]:.0f}%", font=small, fill=drawing.TEXT, anchor="mb")
-        gray = Image.fromarray(frame).convert("L").convert("RGB")
-        base = drawing.upscale(np.asarray(gray), scale)
-        heat = np.clip(tokens[i] / most, 0, 1).reshape(rows, columns)
-        image.paste(_heat_overlay(base, np.sqrt(heat)), (x, top))
-        if actions is not None:
-            color = tuple(int(c) for c in _heat(np.sqrt(np.clip(actions[i : i + 1] / most, 0, 1)))[0])
-            pen.rectangle((x, top + height + 3, x + width - 1, top + height + 2 + strip), fill=color)
-        step_label = (x + width // 2, image.height - margin)
-        pen.text(step_label, str(numbers[i]), font=small, fill=drawing.MUTED, anchor="mb")
-    return image
-
-
-def _grid(tokens: Tensor, codebook_size: int, rows: int | None) -> tuple[NDArray[np.int64], int, int]:
-    if tokens.ndim != 1 or tokens.is_floating_point() or not len(tokens):
-        raise ValueError(
-            f"tokens: expected integers of shape (K,), got {tokens.dtype} of shape {tuple(tokens.shape)}"
-        )
-    codes = tokens.detach().cpu().long().numpy()
-    if codes.min() < 0 or codes.max() >= codebook_size:
-        raise ValueError(
-            f"tokens: expected codes of 0 to {codebook_size - 1}, got {codes.min()} to {codes.max()}"
-        )
-    return codes, *_grid_shape(len(codes), rows)
-
-
-def _grid_shape(num_tokens: int, rows: int | None) -> tuple[int, int]:
-    """Rows and columns of the grid of K tokens."""
-    if rows is None:
-        if not _is_square(num_tokens):
-            raise ValueError(f"rows: {num_tokens} tokens are no square; give the number of rows")
-        rows = math.isqrt(num_tokens)
-    if rows < 1 or num_tokens % rows:
-        raise ValueError(f"rows: expected a divisor of {num_tokens} tokens, got {rows}")
-    return rows, num_tokens // rows
-
-
-def _is_square(number: int) -> bool:
-    return number > 0 and math.isqrt(number) ** 2 == number
-
-
-def _check_values(values: Tensor, name: str) -> NDArray[np.float32]:
-    array = values.detach().cpu().float().numpy()
-    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers of shape (K,), got shape {array.shape}")
-    return array
+def _square(values: NDArray[Any]) -> NDArray[Any]:
+    """(K,) in reading order as a square of rows and columns."""
+    side = math.isqrt(len(values))
+    if side**2 != len(values):
+        raise ValueError(f"tokens: got {len(values)}, expected the number of a square grid")
+    return values.reshape(side, side)
 
 
 def _write_codes(image: Image.Image, codes: NDArray[np.int64]) -> None:

@@ -119,7 +119,7 @@ def test_a_finished_job_is_left_alone(make_plan: MakePlan):
 RUNNER_SCRIPT = """
 import sys
 from pathlib import Path
-from iris_wm.benchmark.commands import atari100k
+from iris_wm.benchmark.launch import atari100k
 from iris_wm.benchmark.process import Limits
 trainer, config, output = sys.argv[1:]
 sys.exit(atari100k(

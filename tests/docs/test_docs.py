@@ -160,7 +160,7 @@ def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(trained, folder, symlinks=True)
     monkeypatch.chdir(folder)
     # The benchmark asks a process of its own for the config of each preset; tests/benchmark lets it.
-    monkeypatch.setattr("iris_wm.benchmark.commands.planned_env_steps", lambda *arguments: 1000)
+    monkeypatch.setattr("iris_wm.benchmark.launch.planned_env_steps", lambda *arguments: 1000)
     return folder
 
 

@@ -26,7 +26,7 @@ import torch
 import torch.utils.tensorboard  # only so that every process finds it loaded
 
 from iris_wm import __main__, collection
-from iris_wm.benchmark import commands as commands
+from iris_wm.benchmark import launch as launch
 from iris_wm.checkpoint import durable
 from iris_wm.tokenizer import token_cache
 from iris_wm.training import callbacks, module, train

@@ -1,4 +1,4 @@
-"""`iris-wm benchmark atari100k` and `iris-wm benchmark report` as functions."""
+"""Atari 100k as one call: find what is missing, run it, say what failed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,6 @@ from iris_wm.benchmark.projection import project
 from iris_wm.benchmark.runners import RUNNERS, run_local, run_ray, run_submitit
 from iris_wm.evaluation.protocol import EPISODES
 from iris_wm.evaluation.published import games as all_games
-
-DEFAULT_METHODS = ("SimPLe", "IRIS", "delta-IRIS", "TWM", "DIAMOND", "REM", "Simulus")
 
 
 def atari100k(
@@ -105,30 +103,3 @@ def atari100k(
     if num_done:
         console.print(f"next: iris-wm benchmark report {plan.output}", highlight=False)
     return 0 if num_done == len(plan.jobs) else 1
-
-
-def report(
-    outputs: Sequence[str | Path],
-    *,
-    names: Sequence[str] | None = None,
-    methods: Sequence[str] = DEFAULT_METHODS,
-    folder: str | Path | None = None,
-    gpu_prices: Mapping[str, float] | None = None,
-    console: Console | None = None,
-) -> int:
-    """Write tables, plots and the page for one or more benchmark folders beside published methods; always 0.
-
-    names: what to call each of `outputs` (default: the folder's name). methods: published ones by name, see
-    `iris_wm.evaluation.published`. folder: where to write (default: OUTPUT/report of the first). gpu_prices:
-    dollars an hour by GPU model, such as {"A100": 1.5}; with them scores are also shown against cost.
-    """
-    from iris_wm.reports.benchmark_report import write_benchmark_report
-
-    console = console or Console()
-    written = write_benchmark_report(
-        outputs, names=names, methods=methods, folder=folder, gpu_prices=gpu_prices
-    )
-    for line in written.notes:
-        console.print(line, style="yellow", highlight=False, markup=False)
-    console.print(f"{len(written.files)} files in {written.folder}; open {written.page}", highlight=False)
-    return 0
