@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from iris_wm.checkpoint.agent_files import CONFIG_FILE, load_agent, save_agent
+from iris_wm.checkpoint.agent_files import AGENT_CONFIG_FILE, load_agent, save_agent
 from iris_wm.checkpoint.folder import load_newest
 from iris_wm.checkpoint.hub import ModelCard, download, is_repo_id, upload
 from iris_wm.config import build_config, to_mapping
@@ -235,7 +235,7 @@ class Agent(nn.Module):
             return Agent.from_pretrained(path)
         if not folder.is_dir():
             raise ValueError(f'"{path}": no such folder; expected a run folder or an exported agent')
-        if (folder / CONFIG_FILE).is_file():
+        if (folder / AGENT_CONFIG_FILE).is_file():
             weights, config = load_agent(folder)
         elif checkpoint := load_newest(folder):
             weights, config = checkpoint.agent, checkpoint.agent_config

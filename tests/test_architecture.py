@@ -28,7 +28,7 @@ TABLE: dict[str, str] = {
     "dream": "data tokenizer world policy iris_kernels",
     "agent": "data checkpoint tokenizer world policy dream",
     "collection": "data envs policy dream agent",
-    "evaluation": "data envs policy dream tokenizer world agent collection",
+    "evaluation": "data checkpoint envs policy dream tokenizer world agent collection",
     "visualization": "data",
     "runs": "data checkpoint envs tokenizer world policy dream agent collection evaluation iris_wm",
     "training": "data checkpoint envs tokenizer world policy dream agent collection evaluation runs visualization",

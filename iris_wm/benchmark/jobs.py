@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from iris_wm.checkpoint import durable
 from iris_wm.evaluation.protocol import ENV_STEPS, EPISODES
 from iris_wm.evaluation.result import BENCHMARK_FILE, RESULT_FILE, load_result
 
@@ -124,11 +124,9 @@ class Plan:
         path = self.output / BENCHMARK_FILE
         if path.exists():
             return
-        self.output.mkdir(parents=True, exist_ok=True)
-        self.recorded_config.write_bytes(self.config.read_bytes())
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        staged.write_text(json.dumps(self.identity(), indent=1) + "\n", encoding="utf-8")
-        staged.replace(path)
+        durable.make_folder(self.output)
+        durable.replace_file(self.recorded_config, self.config.read_bytes())
+        durable.replace_file(path, f"{json.dumps(self.identity(), indent=1)}\n".encode())
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """One job as a chain of processes: fit, then evaluate, restarted after accidents, never run twice at once."""
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from iris_wm.benchmark.jobs import Job, Plan, State, inspect
+from iris_wm.runs.operating_system import end_with_parent
 
 try:
     import fcntl
@@ -22,8 +22,6 @@ except ImportError:  # not on Windows: there, do not start one benchmark twice a
 
 # Exit codes of `iris-wm fit` that a restart would only repeat.
 _FINAL_CODES = {2: "wrong usage or config", 3: "damaged or foreign state", 4: "numeric failure"}
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -239,5 +237,4 @@ def _prepare_child() -> None:
     """In the new process: end with this one, and leave Slurm's warning signals, sent to all, to this one."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)

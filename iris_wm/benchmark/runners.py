@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from iris_wm.benchmark.jobs import Job, Plan
 from iris_wm.benchmark.process import DEFAULT_LIMITS, JobProcess, Limits, Outcome, run_job
 from iris_wm.evaluation.result import DEVICE_SHARE_VARIABLE
+from iris_wm.runs.operating_system import handling
 
 _MAX_TIMEOUTS = 1000  # time limits that one Slurm task may reach; submitit's own limit is 3
 
@@ -49,7 +49,8 @@ def run_local(
     running: dict[int, JobProcess] = {}
     outcomes: list[Outcome] = []
     gpus = visible_gpus() if gpus is None else gpus
-    with _stop_signals() as stopped:
+    stopped: list[int] = []
+    with handling((signal.SIGINT, signal.SIGTERM), lambda number, frame: stopped.append(number)):
         try:
             while (waiting or running) and not stopped:
                 for worker in range(workers):
@@ -218,16 +219,3 @@ def _require(module: str, hint: str) -> Any:
         return __import__(module)
     except ImportError as error:
         raise ValueError(f"runner: needs the package {module}, which is not installed: {hint}") from error
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM append their number to, instead of their usual effect."""
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda got, frame: received.append(got)) for number in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

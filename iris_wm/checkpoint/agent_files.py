@@ -16,7 +16,7 @@ from iris_wm.checkpoint import durable, sealed_json, tree
 from iris_wm.checkpoint.errors import DamagedCheckpoint, NewerFormat
 
 WEIGHTS_FILE = "agent.safetensors"
-CONFIG_FILE = "agent.json"
+AGENT_CONFIG_FILE = "agent.json"
 FORMAT = "iris_wm agent"
 FORMAT_VERSION = 1
 
@@ -35,7 +35,7 @@ def agent_to_bytes(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[s
         "config": config,
         "weights": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()},
     }
-    return {WEIGHTS_FILE: data, CONFIG_FILE: sealed_json.to_bytes(document)}
+    return {WEIGHTS_FILE: data, AGENT_CONFIG_FILE: sealed_json.to_bytes(document)}
 
 
 def save_agent(folder: str | Path, weights: dict[str, Tensor], config: dict[str, Any]) -> None:
@@ -52,13 +52,13 @@ def load_agent(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises ``DamagedCheckpoint`` naming the file, ``NewerFormat`` for files of a later version.
     """
     folder = Path(folder)
-    document = sealed_json.read(folder / CONFIG_FILE)
-    check_format(document, folder / CONFIG_FILE, FORMAT, FORMAT_VERSION)
+    document = sealed_json.read(folder / AGENT_CONFIG_FILE)
+    check_format(document, folder / AGENT_CONFIG_FILE, FORMAT, FORMAT_VERSION)
     match document:
         case {"config": dict(config), "weights": {"size": int(size), "sha256": str(sha256)}}:
             data = durable.read_file(folder / WEIGHTS_FILE, size=size, sha256=sha256)
             return read_tensors(data, folder / WEIGHTS_FILE), config
-    raise DamagedCheckpoint(f"{folder / CONFIG_FILE}: expected the keys config and weights")
+    raise DamagedCheckpoint(f"{folder / AGENT_CONFIG_FILE}: expected the keys config and weights")
 
 
 def read_tensors(data: bytes, source: Path) -> dict[str, Tensor]:

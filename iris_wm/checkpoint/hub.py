@@ -10,7 +10,7 @@ from torch import Tensor
 
 import iris_wm
 from iris_wm.checkpoint import durable
-from iris_wm.checkpoint.agent_files import CONFIG_FILE, WEIGHTS_FILE, load_agent, save_agent
+from iris_wm.checkpoint.agent_files import AGENT_CONFIG_FILE, WEIGHTS_FILE, load_agent, save_agent
 from iris_wm.checkpoint.errors import ResourceError
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -87,7 +87,7 @@ def download(repo_id: str, revision: str | None = None) -> tuple[dict[str, Tenso
                 repo_id=repo_id,
                 revision=revision,
                 local_dir=folder,
-                allow_patterns=[WEIGHTS_FILE, CONFIG_FILE],
+                allow_patterns=[WEIGHTS_FILE, AGENT_CONFIG_FILE],
             )
         except Exception as error:  # the hub's client has dozens of kinds
             raise ResourceError(

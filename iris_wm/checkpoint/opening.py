@@ -8,7 +8,7 @@ from pathlib import Path
 from iris_wm.checkpoint.errors import ResourceError
 from iris_wm.checkpoint.lock import in_use
 
-CONFIG_FILE = "config.yaml"
+RUN_CONFIG_FILE = "config.yaml"
 LOCK_FILE = "lock"
 
 
@@ -16,11 +16,13 @@ def existing_run(path: str | Path) -> Path:
     """The run folder; ValueError if the path is none."""
     folder = Path(path)
     try:
-        is_run = (folder / CONFIG_FILE).is_file()
+        is_run = (folder / RUN_CONFIG_FILE).is_file()
     except (OSError, ValueError):  # a name too long, or with a zero byte
         is_run = False
     if not is_run:
-        raise ValueError(f'"{path}": not a run folder: it has no {CONFIG_FILE}; start one with iris-wm fit')
+        raise ValueError(
+            f'"{path}": not a run folder: it has no {RUN_CONFIG_FILE}; start one with iris-wm fit'
+        )
     return folder
 
 

@@ -13,7 +13,7 @@ from iris_wm.checkpoint.agent_files import check_format
 from iris_wm.checkpoint.errors import ForeignRun, ResourceError
 from iris_wm.checkpoint.lock import RunLock
 from iris_wm.checkpoint.metrics_file import MetricsFile
-from iris_wm.checkpoint.opening import CONFIG_FILE, LOCK_FILE
+from iris_wm.checkpoint.opening import LOCK_FILE, RUN_CONFIG_FILE
 from iris_wm.checkpoint.replay_segments import SegmentEntry
 from iris_wm.checkpoint.verify import CHECKPOINTS, REPLAY
 
@@ -100,7 +100,7 @@ class RunFolder:
         probe = self.path / f"{durable.TEMPORARY}probe"
         durable.write_file(probe, b"probe")
         probe.unlink()
-        config = self.path / CONFIG_FILE
+        config = self.path / RUN_CONFIG_FILE
         if config_yaml and (not config.exists() or config.read_bytes() != config_yaml.encode()):
             durable.replace_file(config, config_yaml.encode())
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -103,11 +103,11 @@ def export_agent(source: str | Path, target: str | Path, which: str, console: "C
         which: for a run folder, newest, best (highest score), or the name of a checkpoint.
         console: what is told goes there.
     """
-    from iris_wm.checkpoint.agent_files import CONFIG_FILE, load_agent, save_agent
+    from iris_wm.checkpoint.agent_files import AGENT_CONFIG_FILE, load_agent, save_agent
 
     folder = select_checkpoint(Path(source), which)
     target = Path(target)
-    if (target / CONFIG_FILE).exists():
+    if (target / AGENT_CONFIG_FILE).exists():
         raise ValueError(f"{target}: expected a new folder, there is an agent in it already")
     weights, config = load_agent(folder)
     save_agent(target, weights, config)

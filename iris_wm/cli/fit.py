@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from iris_wm.checkpoint.opening import CONFIG_FILE, refuse_in_use
+from iris_wm.checkpoint.opening import RUN_CONFIG_FILE, refuse_in_use
 from iris_wm.cli.options import text
 from iris_wm.cli.parser import Parser
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Check everything that can be checked at once, then train."""
     from iris_wm.config import apply_overrides, build_config, dump_yaml, merge, read_yaml
 
-    own = Path(options.run) / CONFIG_FILE
+    own = Path(options.run) / RUN_CONFIG_FILE
     files = options.config or ([own] if own.is_file() else [])
     if not files:
         raise ValueError("expected --config FILE for a new run, for example --config configs/demo.yaml")

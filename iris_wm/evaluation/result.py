@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from iris_wm.checkpoint import durable
 from iris_wm.config import build_config
 from iris_wm.evaluation.published import games
 from iris_wm.evaluation.scores import human_normalized_score
@@ -110,16 +110,11 @@ class RunResult:
         return {**asdict(self), "human_normalized_score": self.human_normalized_score}
 
     def save(self, path: str | Path) -> None:
-        """Write the file whole or not at all: staged beside `path`, flushed to disk, then renamed."""
+        """Write the file, and its folder if missing: whole or not at all."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        with staged.open("w", encoding="utf-8") as file:
-            json.dump(self.as_dict(), file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        durable.make_folder(path.parent)
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+        durable.replace_file(path, f"{text}\n".encode())
 
 
 def load_result(path: str | Path) -> RunResult:

@@ -10,7 +10,7 @@ import torch
 import iris_wm
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.checkpoint.folder import Checkpoint, load_newest
-from iris_wm.checkpoint.opening import CONFIG_FILE, existing_run
+from iris_wm.checkpoint.opening import RUN_CONFIG_FILE, existing_run
 from iris_wm.checkpoint.run_folder import refuse_foreign
 from iris_wm.config import build_config, read_yaml
 from iris_wm.evaluation.evaluate import PlayedEpisodes
@@ -44,11 +44,11 @@ def open_run(path: str | Path) -> Run:
     """
     folder = existing_run(path)
     try:
-        config = build_config(RunConfig, read_yaml(folder / CONFIG_FILE))
+        config = build_config(RunConfig, read_yaml(folder / RUN_CONFIG_FILE))
     except ValueError as error:
         raise ValueError(
-            f"{folder / CONFIG_FILE}: made by another version of iris_wm, or edited ({error}); open the run with the "
-            "version that made it"
+            f"{folder / RUN_CONFIG_FILE}: made by another version of iris_wm, or edited ({error}); open the run "
+            "with the version that made it"
         ) from None
     refuse_foreign(folder, config.identity(), RunConfig().identity())  # where config.yaml was edited
     checkpoint = load_newest(folder)

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from types import FrameType
 from typing import Any
 
+from iris_wm.runs.operating_system import handling
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STATE_KEY = "iris_wm"
 """Under which Lightning's checkpoint dict holds our own state."""
 
@@ -74,17 +77,13 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
 
-    def listen(self) -> dict[signal.Signals, Any]:
-        """Take the signals; returns the handlers of before."""
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        return {number: signal.signal(number, self._handle) for number in numbers}
+    def listen(self) -> None:
+        """Take the signals."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._handle)
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Listen to SIGTERM, SIGINT and SIGUSR1; the handlers of before come back afterwards."""
-        before = self.listen()
-        try:
+        with handling(STOP_SIGNALS, self._handle):
             yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

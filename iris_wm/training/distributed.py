@@ -4,10 +4,7 @@ Rank 0 is the process that the user started: it alone locks and writes the run f
 with the same command; each collects the same experience by itself and draws batches of its own.
 """
 
-import ctypes
 import os
-import signal
-import sys
 import zlib
 
 import lightning.pytorch as pl
@@ -17,18 +14,10 @@ from iris_wm.checkpoint.errors import NumericFailure
 from iris_wm.data.replay import Replay
 from iris_wm.runs.config import TrainerConfig
 
-_PR_SET_PDEATHSIG = 1
-
 
 def own_rank(config: TrainerConfig) -> int:
     """0, but in a process that Lightning's launcher has started."""
     return int(os.environ.get("LOCAL_RANK", "0")) if config.devices > 1 else 0
-
-
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends, however it ends. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def agree(trainer: pl.Trainer, value: int) -> int:

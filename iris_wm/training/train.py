@@ -27,12 +27,13 @@ from iris_wm.config import dump_yaml
 from iris_wm.envs import make_env
 from iris_wm.envs.snapshot import SnapshotEnv
 from iris_wm.runs.config import RunConfig, TrainerConfig
+from iris_wm.runs.operating_system import end_with_parent
 from iris_wm.runs.progress import STATE_KEY, InterruptedStep, RunProgress, StopRequest
 from iris_wm.training.callbacks import EpochWork, Metrics, Saver
 from iris_wm.training.checkpoint_io import RunCheckpointIO
 from iris_wm.training.datamodule import ReplayDataModule
 from iris_wm.training.display import Display, RunConsole
-from iris_wm.training.distributed import end_with_parent, is_lost_peer, own_rank
+from iris_wm.training.distributed import is_lost_peer, own_rank
 from iris_wm.training.loggers import EventFiles, MetricsLogger, silent_writer
 from iris_wm.training.module import IrisModule
 from iris_wm.training.watch import CodebookWatch, FailureReport

@@ -19,7 +19,7 @@ import torch
 from iris_wm import cli
 from iris_wm.agent import Agent
 from iris_wm.checkpoint import sealed_json
-from iris_wm.checkpoint.agent_files import CONFIG_FILE, WEIGHTS_FILE, agent_to_bytes
+from iris_wm.checkpoint.agent_files import AGENT_CONFIG_FILE, WEIGHTS_FILE, agent_to_bytes
 from iris_wm.checkpoint.errors import DamagedState
 from iris_wm.interop.published_iris import load_published
 from iris_wm.runs.open import open_run
@@ -81,7 +81,7 @@ def seal(folder: Path, weights: bytes, config: object) -> Path:
         "format": "iris_wm agent", "format_version": 1, "package_version": "0.1.0", "config": config,
         "weights": {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
     }  # fmt: skip
-    (folder / CONFIG_FILE).write_bytes(sealed_json.to_bytes(document))
+    (folder / AGENT_CONFIG_FILE).write_bytes(sealed_json.to_bytes(document))
     return folder
 
 
