@@ -138,7 +138,9 @@ def test_a_perfect_policy_scores_what_is_possible():
             return PolicyState(torch.zeros(batch_size, 1), torch.zeros(batch_size, 1))
 
         def act(self, frames, state, **options):
-            return torch.tensor([player.env._env.unwrapped.optimal_action() for player in players]), state
+            return torch.tensor([player.env._env.unwrapped.optimal_action() for player in players])[
+                :, None
+            ], state
 
     players: list = []
     begin = module._Player.__init__

@@ -26,7 +26,9 @@ def dream() -> Episode:
     rewards[5] = 1.0
     terminations = torch.zeros(12, dtype=torch.bool)
     terminations[-1] = True
-    return Episode(frames, torch.arange(12) % 3, rewards, terminations, torch.zeros(12, dtype=torch.bool))
+    return Episode(
+        frames, torch.arange(12)[:, None] % 3, rewards, terminations, torch.zeros(12, dtype=torch.bool)
+    )
 
 
 def has_color(image: Image.Image, color: tuple[int, int, int]) -> bool:
