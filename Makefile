@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/pip install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RUN ?= runs/demo
 
-.PHONY: demo test check bench bench-kernels test-gpu test-slow test-reliability test-learning notebooks docs
+.PHONY: demo test check bench gpu bench-kernels test-gpu test-slow test-reliability test-learning notebooks docs
 
 demo: .venv/installed
 	$(BIN)/iris-wm fit --config configs/demo.yaml --run $(RUN)
@@ -46,6 +46,10 @@ test-gpu: .venv/installed-test
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/speed/run.py
+
+# The first quarter of an hour on a GPU; RESUME=--resume does what is missing.
+gpu: .venv/installed-test
+	$(BIN)/python benchmarks/gpu/run.py --minutes 9 --output runs/gpu $(RESUME)
 
 bench-kernels: .venv/installed
 	for kernel in attention decode_chain head_sample group_norm_silu; do \

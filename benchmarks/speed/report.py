@@ -190,13 +190,6 @@ def sections(found: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield "### torch.compile\n\nLeast of three, `benchmarks/speed/compile.py`.\n\n" + compile_table(
             compiled
         )
-    for name, title in (
-        ("gpu-triton", "with the Triton kernels"),
-        ("gpu-torch", "plain PyTorch"),
-        ("gpu-fast", "fast preset"),
-    ):
-        if results := found.get(name):
-            yield f"### On a GPU, {title}\n\n{where(results)}\n\n{main_table(results)}"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -248,7 +241,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
     options = parser.parse_args()
     names = (
-        "cpu", "cpu-fast", "cpu-torch", "cpu-stock", "cpu-compile", "gpu-triton", "gpu-torch", "gpu-fast",
+        "cpu", "cpu-fast", "cpu-torch", "cpu-stock", "cpu-compile",
     )  # fmt: skip
     found = {
         name: json.loads(path.read_text())
@@ -259,9 +252,8 @@ def main() -> None:
         raise SystemExit(f"{options.results}: no results; run benchmarks/speed/cpu.sh")
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "tables.md").write_text("\n\n".join(sections(found)) + "\n")
-    for name in ("cpu", "gpu-triton"):
-        if name in found:
-            draw(found[name], options.output / f"{name.removesuffix('-triton')}.png")
+    if "cpu" in found:
+        draw(found["cpu"], options.output / "cpu.png")
 
 
 if __name__ == "__main__":

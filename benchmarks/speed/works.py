@@ -111,7 +111,7 @@ def _captured(work: Work) -> Work:
 
 def imagination(agent: Agent, tokens: Tensor, horizon: int, dtype: torch.dtype) -> Work:
     """Imagined steps with the policy and what it sees, from tokens (B, K)."""
-    imagined = _new_imagination(agent, horizon, len(tokens), dtype)
+    imagined = new_imagination(agent, ImaginationConfig(horizon=horizon), len(tokens), dtype)
     state = agent.initial_state(len(tokens))
     return lambda: imagined.imagine(tokens, state, 0)
 
@@ -125,7 +125,7 @@ def policy_update(
     """
     policy = agent.policy
     optimizer = build_optimizer(policy, _standing_still(config.policy.optimization))
-    imagined = _new_imagination(agent, horizon, len(tokens), dtype)
+    imagined = new_imagination(agent, ImaginationConfig(horizon=horizon), len(tokens), dtype)
     first = seen[:, -1] if policy.config.sees_frames else None
 
     def loss() -> Tensor:
@@ -153,9 +153,12 @@ def acting(agent: Agent, frame: Tensor, num: int) -> Work:
     return lambda: [agent.act(frame, state, generator=generator) for _ in range(num)]
 
 
-def _new_imagination(agent: Agent, horizon: int, batch: int, dtype: torch.dtype) -> Imagination:
-    config = ImaginationConfig(horizon=horizon)
-    return Imagination(agent.tokenizer, agent.world, agent.policy, config, batch, dtype=dtype)
+def new_imagination(
+    agent: Agent, config: ImaginationConfig, batch: int, dtype: torch.dtype, *, is_graph: bool = True
+) -> Imagination:
+    """Roll-outs of the agent; on a GPU one CUDA graph unless is_graph is False."""
+    parts = (agent.tokenizer, agent.world, agent.policy)
+    return Imagination(*parts, config, batch, dtype=dtype, should_use_cuda_graph=is_graph)
 
 
 def _standing_still(config: OptimizationConfig) -> OptimizationConfig:

@@ -84,7 +84,6 @@ NOT_RUN = {
     ".venv/bin/jupyter lab *": "opens a browser; tests/notebooks runs the notebooks",
     "ssh *": "needs another machine",
     "python examples/*": "tests/examples runs both, shortened",
-    "benchmarks/speed/gpu.sh": "needs a GPU",
     "make test-reliability": "40 minutes; make test runs its short form",
     "make test-learning": "six trainings of minutes each",
     "python benchmarks/*": "minutes to hours of measuring",

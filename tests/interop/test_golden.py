@@ -1,5 +1,7 @@
 """Given the published weights, we compute what published IRIS computes."""
 
+import os
+
 import pytest
 import torch
 
@@ -16,10 +18,19 @@ from iris_wm.policy.loss import lambda_returns
 from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
 from iris_wm.world.loss import world_loss
 
+DEVICE = os.environ.get("IRIS_TEST_DEVICE", "cpu")
+torch.backends.cudnn.allow_tf32 = False  # ten bits are not enough for 1e-4
+
 
 @pytest.fixture(scope="module")
 def agent(golden_state, golden_manifest) -> Agent:
-    return agent_from_published(golden_state, num_heads=golden_manifest["config"]["heads"]).eval()
+    agent = agent_from_published(golden_state, num_heads=golden_manifest["config"]["heads"])
+    return agent.to(DEVICE).eval()
+
+
+@pytest.fixture(scope="module")
+def golden(golden):
+    return {name: tensor.to(DEVICE) for name, tensor in golden.items()}
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:

@@ -1,0 +1,19 @@
+"""The configs that the stages use, by name."""
+
+from pathlib import Path
+
+from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.runs.config import RunConfig
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+FILES = {
+    "debug": "debug.yaml",
+    "demo": "demo.yaml",
+    "fast": "atari100k/fast.yaml",
+    "iris": "atari100k/iris.yaml",
+}
+
+
+def preset(name: str, *overrides: str) -> RunConfig:
+    """A config with "key=value" overrides."""
+    return build_config(RunConfig, apply_overrides(read_yaml(FOLDER / FILES[name]), list(overrides)))
