@@ -35,7 +35,7 @@ TABLE: dict[str, str] = {
     "interop": "tokenizer world policy agent",
     "play": "data envs tokenizer world policy dream agent visualization",
     "reports": "data envs tokenizer dream agent collection evaluation visualization runs",
-    "benchmark": "evaluation visualization",
+    "benchmark": "checkpoint runs evaluation visualization",
     "cli": "*",
     "__main__": "cli",
     "__init__": "*",
