@@ -11,7 +11,7 @@ import torch
 
 from iris_wm.agent import Agent
 from iris_wm.config import build_config, read_yaml
-from iris_wm.dream.dream_batch import DreamStarts
+from iris_wm.data.segment import Segment
 from iris_wm.dream.env import DreamVectorEnv
 from iris_wm.envs import EnvConfig, make_env
 
@@ -20,7 +20,7 @@ Policy = Callable[[np.ndarray], np.ndarray]
 
 def compare(
     agent: Agent,
-    starts: DreamStarts,
+    starts: Segment,
     run: str | Path,
     learned: Policy,
     *,
@@ -43,7 +43,7 @@ def compare(
 
 
 def play_dreams(
-    agent: Agent, starts: DreamStarts, policy: Policy, num_dreams: int, horizon: int, seed: int
+    agent: Agent, starts: Segment, policy: Policy, num_dreams: int, horizon: int, seed: int
 ) -> list[float]:
     """Returns of dreams, rewards as their signs, from one seed: both policies are given the same starts."""
     env = DreamVectorEnv(agent, starts, num_dreams, horizon, autoreset_mode="NextStep")

@@ -1,6 +1,7 @@
 """The agent: tokenizer, world model and actor-critic together. It acts, dreams, saves and loads."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,13 +12,14 @@ from iris_wm.checkpoint.folder import load_newest
 from iris_wm.checkpoint.hub import ModelCard, download, is_repo_id, upload
 from iris_wm.config import build_config, to_mapping
 from iris_wm.data.episode import Episode
-from iris_wm.dream.rollout import policy_inputs
-from iris_wm.dream.token_env import SamplingConfig, TokenEnv
-from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig, PolicyState
+from iris_wm.dream.dream import dream_seed
+from iris_wm.dream.rollout import Choice, Choose, roll_out
+from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig, PolicyState, policy_inputs
 from iris_wm.spaces import ActionDistribution, ActionSpace
-from iris_wm.streams import stream_generator, stream_seed
+from iris_wm.streams import Draw
 from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig, to_uint8
 from iris_wm.world.network import WorldConfig, WorldNetwork
+from iris_wm.world.token_world import SamplingConfig, TokenState, TokenWorld
 
 MAX_PARAMETERS = 2_000_000_000
 MAX_LAYERS = 1000
@@ -111,6 +113,22 @@ class Agent(nn.Module):
         actions = choose(output.actions, generator, temperature)
         return actions, state
 
+    def new_world(
+        self,
+        sampling: SamplingConfig | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        should_measure: bool = False,
+    ) -> TokenWorld:
+        """The games that the agent imagines, in its weights as they are now: see `TokenWorld`."""
+        return TokenWorld(
+            self.world, self.tokenizer, self.actions, sampling, dtype=dtype, should_measure=should_measure
+        )
+
+    def look(self, state: TokenState) -> Tensor:
+        """What the policy sees of imagined games."""
+        return policy_inputs(self.tokenizer, self.policy, state.obs_tokens)
+
     @torch.no_grad()
     def dream(
         self,
@@ -121,18 +139,18 @@ class Agent(nn.Module):
         context: Episode | None = None,
         actions: Tensor | None = None,
         sampling: SamplingConfig | None = None,
-        temperature: float = 1.0,
+        policy_temperature: float = 1.0,
     ) -> Episode:
         """Dream an episode from a real frame.
 
         Args:
             first_frame: (C, H, W) uint8.
-            horizon: steps at most; the dream ends earlier where the world model terminates it.
-            seed: same seed, same dream.
-            context: real steps before first_frame, for the world model and the policy's memory.
+            horizon: steps at most; the dream ends earlier where the world terminates it.
+            seed: same seed, same dream, as through every other door (see `dream_seed`).
+            context: real steps before first_frame, for the world and the policy's memory.
             actions: (horizon, n) int64 to play instead of the policy's; the dream then goes on through terminations.
-            sampling: of the world model; by default the context slides when it is full.
-            temperature: of the policy.
+            sampling: of the world; by default temperature 1.
+            policy_temperature: of the policy; 0 takes the most likely action.
 
         Returns:
             An Episode like a real one; its first frame is the reconstruction of first_frame.
@@ -145,40 +163,38 @@ class Agent(nn.Module):
             )
         if horizon < 1:
             raise ValueError(f"horizon: got {horizon}, expected a positive number of steps")
-        env = TokenEnv(self.world, 1, sampling or SamplingConfig(context_overflow="slide"))
-        state = self.initial_state()
-        past: list[tuple[Tensor, Tensor]] = []
-        if context is not None and len(context):
-            context_tokens = self.tokenizer.encode(context.frames.to(self.device))
-            inputs = policy_inputs(self.tokenizer, self.policy, context_tokens)
-            _, state = self.policy.sequence(inputs[None], state)
-            taken = context.actions.to(self.device)
-            past = [
-                (tokens[None], action[None]) for tokens, action in zip(context_tokens, taken, strict=True)
-            ]
-        obs_tokens = self.tokenizer.encode(first_frame[None].to(self.device))
-        env.reset(obs_tokens, stream_seed(seed, "dream"), past)
-        generator = stream_generator(seed, "dream policy")
-        columns: dict[str, list[Tensor]] = {
-            name: [] for name in ("frames", "actions", "rewards", "terminations", "truncations")
-        }
-        for t in range(horizon):
-            output, state = self.policy(policy_inputs(self.tokenizer, self.policy, obs_tokens), state)
-            if actions is not None:
-                action = actions[t : t + 1].cpu()
-            else:
-                action = choose(output.actions, generator, temperature)
-            step = env.step(action.to(self.device))
-            is_over = bool(step.terminations) and actions is None
-            frame = to_uint8(self.tokenizer.decode(obs_tokens)).cpu()
-            is_last = torch.tensor([t + 1 == horizon and not is_over])
-            row = (frame, action, step.rewards.cpu(), step.terminations.cpu() & (actions is None), is_last)
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
-            obs_tokens = step.obs_tokens
-            if is_over:
-                break
-        return Episode(**{name: torch.cat(values) for name, values in columns.items()})
+        frames, taken = first_frame[None], torch.zeros(0, self.actions.num_axes, dtype=torch.int64)
+        if context is not None:
+            frames, taken = torch.cat([context.frames, frames]), context.actions
+        obs_tokens = self.tokenizer.encode(frames.to(self.device))
+        world = self.new_world(sampling)
+        state = world.observe_tokens(obs_tokens[None], taken[None].to(self.device))
+        memory = self.initial_state()
+        if len(taken):
+            inputs = policy_inputs(self.tokenizer, self.policy, obs_tokens[:-1])
+            _, memory = self.policy.sequence(inputs[None], memory)
+        rollout = roll_out(
+            world,
+            state,
+            self.look,
+            partial(self.policy.choose, temperature=policy_temperature)
+            if actions is None
+            else _script(actions),
+            memory,
+            horizon,
+            Draw.start([dream_seed(seed)], self.device),
+            should_stop=lambda terminations: actions is None and bool(terminations),
+        )
+        tokens = torch.cat([obs_tokens[None, -1:], rollout.measures["tokens"][:, :-1]], dim=1)[0]
+        terminations = rollout.terminations[0].cpu() & (actions is None)
+        is_last = torch.arange(len(terminations)) + 1 == horizon
+        return Episode(
+            frames=to_uint8(self.tokenizer.decode(tokens)).cpu(),
+            actions=rollout.actions[0].cpu(),
+            rewards=rollout.rewards[0].cpu(),
+            terminations=terminations,
+            truncations=is_last & ~terminations,
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """Every tensor that defines the agent; the quantizer library's unused statistics are left out."""
@@ -274,6 +290,17 @@ def check_size(config: AgentConfig) -> None:
         ) from None
     if count > MAX_PARAMETERS:
         raise ValueError(f"agent config: {count} parameters, expected at most {MAX_PARAMETERS}")
+
+
+def _script(actions: Tensor) -> "Choose[PolicyState]":
+    """A policy that plays actions (T, n) int64, whatever it sees."""
+    steps = iter(actions)
+
+    def choose(inputs: Tensor, memory: PolicyState, draw: Draw) -> tuple[Choice, PolicyState]:
+        taken = next(steps).to(inputs.device).expand(len(inputs), -1)
+        return Choice(taken, torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)), memory
+
+    return choose
 
 
 _UNUSED = ("_codebook.initted", "_codebook.cluster_size", "_codebook.embed_avg")

@@ -9,9 +9,8 @@ import torch
 from iris_wm.agent import Agent
 from iris_wm.data.episode import Episode, to_frame
 from iris_wm.data.replay import Replay
-from iris_wm.dream.rollout import policy_inputs
 from iris_wm.envs.snapshot import SnapshotEnv
-from iris_wm.policy.actor_critic import PolicyState
+from iris_wm.policy.actor_critic import PolicyState, policy_inputs
 from iris_wm.streams import stream_generator, stream_seed
 
 

@@ -36,8 +36,8 @@ class Outcome(NamedTuple):
 class World(Protocol[S]):
     """B imagined games. Their state S is a batch that step takes and gives back.
 
-    A state that was stepped is spent (step may write in place); fork copies. Rows are independent: a row goes the
-    same way alone, beside others, and after a neighbour was replaced.
+    A state that was given to follow, step or put is spent (they may write in place); fork copies. Rows are
+    independent: a row goes the same way alone, beside others, and after a neighbour was replaced.
     """
 
     actions: ActionSpace
@@ -53,12 +53,19 @@ class World(Protocol[S]):
         """The state after a real step: actions (B, n) int64 brought frames (B, C, H, W) uint8."""
         ...
 
-    def step(self, state: S, actions: Tensor, draw: Draw) -> tuple[S, Outcome]:
-        """Imagine what the actions (B, n) int64 bring; every random number comes from draw."""
+    def step(self, state: S, actions: Tensor, draw: Draw, *, needs_frame: bool = True) -> tuple[S, Outcome]:
+        """Imagine what the actions (B, n) int64 bring; every random number comes from draw.
+
+        needs_frame: False where the caller looks at the outcome alone and drops the state.
+        """
         ...
 
     def fork(self, state: S, rows: Tensor) -> S:
         """A new state of the rows (M,) int64 on the CPU: repeats, reorders or drops games."""
+        ...
+
+    def put(self, state: S, rows: Tensor, games: S) -> S:
+        """The state with the rows (M,) int64 on the CPU replaced by M other games: how a row starts again."""
         ...
 
     def features(self, state: S) -> Tensor:

@@ -49,6 +49,10 @@ class Draw(NamedTuple):
         """The same rows one step later."""
         return self._replace(step=self.step + 1)
 
+    def to(self, device: torch.device | str) -> "Draw":
+        """The same draws on another device."""
+        return self._replace(seed=self.seed.to(device), step=self.step.to(device))
+
     def rows(self, rows: Tensor) -> "Draw":
         """Some of the rows, (M,) int64 numbers."""
         return self._replace(seed=self.seed[rows], step=self.step[rows])
@@ -59,7 +63,9 @@ def _stream_number(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "little")
 
 
-def row_seeds(seed: int, num_rows: int) -> Tensor:
+def row_seeds(seed: int, num_rows: int, device: torch.device | str = "cpu") -> Tensor:
     """(num_rows,) int64: distinct seeds for rows that share one; row 0 has the seed itself."""
-    steps = torch.arange(num_rows, dtype=torch.int64) * 0x1E3779B97F4A7C15  # wraps: odd, so all differ
+    steps = (
+        torch.arange(num_rows, dtype=torch.int64, device=device) * 0x1E3779B97F4A7C15
+    )  # wraps: odd, so all differ
     return (steps + seed) & 0x7FFFFFFFFFFFFFFF

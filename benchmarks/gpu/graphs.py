@@ -12,13 +12,14 @@ from iris_wm.agent import Agent
 from iris_wm.dream.rollout import Imagination, Rollout
 from iris_wm.runs.config import RunConfig
 from iris_wm.spaces import ActionSpace
+from iris_wm.streams import row_seeds
 from iris_wm.world.network import WorldConfig
 
 PREDICTIONS = [kind.kind for kind in typing.get_args(typing.get_type_hints(WorldConfig)["prediction"])]
 CONTEXTS = {
-    "paper": "imagination.context=frame imagination.context_overflow=restart",
-    "restart": "imagination.context=burn_in imagination.context_overflow=restart",
-    "slide": "imagination.context=burn_in imagination.context_overflow=slide",
+    "paper": "imagination.context=frame world.window=restart",
+    "restart": "imagination.context=burn_in world.window=restart",
+    "slide": "imagination.context=burn_in world.window=slide",
 }
 NUM_ACTIONS = 6
 
@@ -68,7 +69,7 @@ def _check(stage: Stage, dtype: torch.dtype, name: str, *overrides: str) -> dict
         torch.cuda.set_sync_debug_mode("error")
         try:
             for imagination in (eager, captured):
-                imagination.imagine(*start[:2], 3, *start[2:])
+                imagination.imagine(*start, row_seeds(3, batch, stage.device))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     # Draws on the edge between two codes may fall either way where a graph's kernels round otherwise.
@@ -77,26 +78,26 @@ def _check(stage: Stage, dtype: torch.dtype, name: str, *overrides: str) -> dict
 
 
 def _start(agent: Agent, config: RunConfig, batch: int) -> tuple[Any, ...]:
-    """Frames' tokens, the policy's memory, and the real steps before."""
+    """Tokens of the real frames, what was done in all but the last, and the policy's memory."""
     burn_in = config.imagination.burn_in if config.imagination.context == "burn_in" else 0
-    shape = (burn_in + 1, batch, agent.tokenizer.tokens_per_frame)
+    shape = (batch, burn_in + 1, agent.tokenizer.tokens_per_frame)
     tokens = torch.randint(agent.tokenizer.quantizer.codebook_size, shape, device=agent.device)
-    actions = torch.randint(NUM_ACTIONS, (burn_in, batch, 1), device=agent.device)
-    return tokens[-1], agent.initial_state(batch), list(zip(tokens[:-1], actions, strict=True))
+    actions = torch.randint(NUM_ACTIONS, (batch, burn_in, 1), device=agent.device)
+    return tokens, actions, agent.initial_state(batch)
 
 
 def _roll_out(imagination: Imagination, start: tuple[Any, ...], seed: int) -> Rollout:
     """A roll-out that stays as it is: a graph's next replay writes over its own."""
-    rollout = imagination.imagine(*start[:2], seed, *start[2:])
-    for name in ("obs_tokens", "actions", "rewards", "terminations", "is_finite"):
-        setattr(rollout, name, getattr(rollout, name).clone())
-    return rollout
+    rollout = imagination.imagine(*start, row_seeds(seed, len(start[0]), start[0].device))
+    names = ("actions", "rewards", "terminations", "is_finite")
+    kept = {name: getattr(rollout, name).clone() for name in names}
+    return rollout._replace(measures={"tokens": rollout.measures["tokens"].clone()}, **kept)
 
 
 def _share(first: Rollout, second: Rollout) -> float:
     """Of the draws of the first two imagined steps, those that are equal; a later one may follow from another one."""
     pairs = [
         (first.actions[:, :2], second.actions[:, :2]),
-        (first.obs_tokens[:, :3], second.obs_tokens[:, :3]),
+        (first.measures["tokens"][:, :2], second.measures["tokens"][:, :2]),
     ]
     return float(torch.cat([(one == other).flatten().float() for one, other in pairs]).mean())

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from iris_wm.agent import Agent
 from iris_wm.dream.rollout import Imagination, ImaginationConfig
-from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.optimization import OptimizationConfig, build_optimizer
 from iris_wm.policy.loss import policy_loss
 from iris_wm.runs.config import RunConfig
+from iris_wm.streams import Draw, row_seeds
 from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
 from iris_wm.world.loss import world_loss
 
@@ -83,17 +83,17 @@ def world_update(
 
 
 def token_roll_out(agent: Agent, tokens: Tensor, actions: Tensor, dtype: torch.dtype) -> Work:
-    """Imagined steps in tokens alone: tokens (B, K) to start from, actions (H, B, 1). On a GPU one CUDA graph."""
-    env = TokenEnv(agent.world, len(tokens), SamplingConfig(), dtype)
-    horizon = len(actions)
+    """Imagined steps in tokens alone: tokens (B, K) to start from, actions (H, B, n). On a GPU one CUDA graph."""
+    world = agent.new_world(dtype=dtype)
+    cache, horizon = world.new_cache(len(tokens)), len(actions)
+    start, draw = tokens[:, None], Draw.start(row_seeds(0, len(tokens)), world.device)
 
     def roll_out() -> None:
-        with torch.autocast(env.device.type, enabled=False):
-            env.reset(tokens, 0)
-            for t in range(horizon):
-                env.step(actions[t], should_predict_frame=t + 1 < horizon)
+        state = world.observe_tokens(start, actions[:0].transpose(0, 1), cache=cache)
+        for t in range(horizon):
+            state, _ = world.step(state, actions[t], draw, needs_frame=t + 1 < horizon)
 
-    return _captured(roll_out) if env.device.type == "cuda" else roll_out
+    return _captured(roll_out) if world.device.type == "cuda" else roll_out
 
 
 def _captured(work: Work) -> Work:
@@ -112,8 +112,12 @@ def _captured(work: Work) -> Work:
 def imagination(agent: Agent, tokens: Tensor, horizon: int, dtype: torch.dtype) -> Work:
     """Imagined steps with the policy and what it sees, from tokens (B, K)."""
     imagined = new_imagination(agent, ImaginationConfig(horizon=horizon), len(tokens), dtype)
-    state = agent.initial_state(len(tokens))
-    return lambda: imagined.imagine(tokens, state, 0)
+    memory, none, seeds = (
+        agent.initial_state(len(tokens)),
+        _no_actions(tokens),
+        row_seeds(0, len(tokens), tokens.device),
+    )
+    return lambda: imagined.imagine(tokens[:, None], none, memory, seeds)
 
 
 def policy_update(
@@ -131,8 +135,9 @@ def policy_update(
     def loss() -> Tensor:
         with torch.no_grad():
             _, state = policy.sequence(seen[:, :-1], agent.initial_state(len(tokens)))
-        rollout = imagined.imagine(tokens, state, 0, first_inputs=first)
-        output = policy.heads(policy.sequence(rollout.inputs, rollout.state)[0])
+        seeds = row_seeds(0, len(tokens), tokens.device)
+        rollout = imagined.imagine(tokens[:, None], _no_actions(tokens), state, seeds, first)
+        output = policy.heads(policy.sequence(rollout.inputs, rollout.memory)[0])
         return _total(
             policy_loss(
                 output.actions,
@@ -157,8 +162,13 @@ def new_imagination(
     agent: Agent, config: ImaginationConfig, batch: int, dtype: torch.dtype, *, is_graph: bool = True
 ) -> Imagination:
     """Roll-outs of the agent; on a GPU one CUDA graph unless is_graph is False."""
-    parts = (agent.tokenizer, agent.world, agent.policy)
-    return Imagination(*parts, config, batch, dtype=dtype, should_use_cuda_graph=is_graph)
+    parts = agent.new_world(dtype=dtype), agent.look, agent.policy.choose
+    return Imagination(*parts, config, batch, should_use_cuda_graph=is_graph)
+
+
+def _no_actions(tokens: Tensor) -> Tensor:
+    """Of the no steps before a start: (B, 0, 1)."""
+    return tokens.new_zeros(len(tokens), 0, 1)
 
 
 def _standing_still(config: OptimizationConfig) -> OptimizationConfig:

@@ -26,15 +26,15 @@ def run(options: argparse.Namespace) -> int:
     """Play to a real moment, dream on from it, write the pictures."""
     existing_run(options.run)
     from iris_wm.data.episode import Episode
-    from iris_wm.dream.token_env import SamplingConfig
     from iris_wm.reports.run_report import dream_beside, real_episode
     from iris_wm.runs.open import open_dreamer
     from iris_wm.visualization.video import dream_frames, write_gif, write_mp4
+    from iris_wm.world.token_world import SamplingConfig
 
     for name, value, least in (("steps", options.steps, 1), ("burn-in", options.burn_in, 0)):
         if value < least:
             raise ValueError(f"--{name}: got {value}, expected at least {least}")
-    sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")
+    sampling = SamplingConfig(options.temperature)
     folder = Path(options.output or Path(options.run) / "dreams")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder}: expected a folder, got a file")

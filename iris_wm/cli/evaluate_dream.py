@@ -26,12 +26,12 @@ def run(options: argparse.Namespace) -> int:
         existing_run(path)
     from rich.progress import Progress
 
-    from iris_wm.dream.token_env import SamplingConfig
     from iris_wm.evaluation.dream_quality import collect_held_out, evaluate_dream
     from iris_wm.reports.dream_report import describe, write_dream_report
     from iris_wm.runs.open import open_dreamer
+    from iris_wm.world.token_world import SamplingConfig
 
-    sampling = SamplingConfig(temperature=options.temperature, context_overflow="slide")
+    sampling = SamplingConfig(options.temperature)
     output = Path(options.output or Path(options.runs[0]) / "dream-quality")
     check_writable(output)
     runs = [open_dreamer(path) for path in options.runs]

@@ -14,8 +14,8 @@ from torch import Tensor
 from iris_wm.agent import Agent
 from iris_wm.collection import play_episode
 from iris_wm.data.episode import Episode
-from iris_wm.dream.dream_batch import DreamBatch
-from iris_wm.dream.token_env import SamplingConfig
+from iris_wm.data.segment import Segment
+from iris_wm.dream.dream import Dream, dream_seed
 from iris_wm.envs import EnvConfig, make_env
 from iris_wm.evaluation.dream_metrics import (
     Curve,
@@ -26,8 +26,9 @@ from iris_wm.evaluation.dream_metrics import (
     horizon_curve,
 )
 from iris_wm.evaluation.scores import resample_counts
-from iris_wm.streams import stream_generator, stream_seed
+from iris_wm.streams import row_seeds, stream_generator, stream_seed
 from iris_wm.tokenizer.tokenizer import to_uint8
+from iris_wm.world.token_world import SamplingConfig, TokenWorld
 
 FORMAT_VERSION = 1
 RANGES = ((1, 5), (6, 10), (11, 20), (21, 50))
@@ -60,7 +61,7 @@ class DreamQuality:
     num_steps: int
     num_starts: int
     burn_in: int
-    num_kept_steps: int
+    window: str
     codebook_size: int
     curves: dict[str, Curve]
     events: dict[str, dict[str, EventQuality | None]]
@@ -141,7 +142,6 @@ def evaluate_dream(
     seed: int = 0,
     burn_in: int | None = None,
     sampling: SamplingConfig | None = None,
-    num_kept_steps: int | None = None,
     name: str = "agent",
     game: str = "",
     on_progress: Callable[[int], None] = lambda finished: None,
@@ -154,10 +154,9 @@ def evaluate_dream(
         horizon: steps of every dream; later horizons are of fewer frames where episodes end before.
         num_starts: dreams, at most, from steps drawn without replacement from all episodes.
         seed: of the choice of starts, the dreams' draws and the intervals.
-        burn_in: real steps the world model sees before the start; None: half its context, or less where
-            the episodes are so short that not half of their steps have so many.
-        sampling: temperature, top_k, top_p of the dream (default: temperature 1); its window slides.
-        num_kept_steps: of the sliding window.
+        burn_in: real steps the world sees before the start, fewer where the episode has not so many; None: half its
+            context.
+        sampling: temperature, top_k, top_p of the dream (default: temperature 1).
         name, game: for the report.
         on_progress: called with the number of dreams that are done.
     """
@@ -168,24 +167,25 @@ def evaluate_dream(
     episodes = [episode for episode in episodes if len(episode) > 1]
     if not episodes:
         raise ValueError("episodes: expected at least one real episode of two steps or more, got none")
-    sampling = sampling or SamplingConfig(context_overflow="slide")
+    world = agent.new_world(sampling, should_measure=True)
+    burn_in = world.max_past // 2 if burn_in is None else burn_in
+    if not 0 <= burn_in <= world.max_past:
+        raise ValueError(f"burn_in: got {burn_in}, expected 0 to {world.max_past}")
     tokens = [_encode(agent, episode.frames) for episode in episodes]
-    longest = DreamBatch(agent, 1, sampling, num_kept_steps)
-    burn_in = _burn_in(episodes, burn_in, longest.max_past_steps // 2, longest.max_past_steps)
-    starts = _choose_starts(episodes, burn_in, num_starts, seed)
+    starts = _choose_starts(episodes, num_starts, seed)
+    seeds = row_seeds(dream_seed(seed), len(starts)).tolist()
     background = background_of(torch.cat([episode.frames for episode in episodes]))
     rows: dict[str, list[np.ndarray]] = {}
     examples: list[dict[str, Tensor]] = []
     for first in range(0, len(starts), _LARGEST_BATCH):
-        chunk = starts[first : first + _LARGEST_BATCH]
-        batch = DreamBatch(agent, len(chunk), sampling, num_kept_steps)
+        chunk = slice(first, first + _LARGEST_BATCH)
         measured, pictures = _dream(
-            agent, batch, episodes, tokens, chunk, burn_in, horizon, background, seed + first
+            world, episodes, tokens, starts[chunk], burn_in, horizon, background, seeds[chunk]
         )
         for key, value in measured.items():
             rows.setdefault(key, []).append(value)
         examples += pictures[: 3 - len(examples)]
-        on_progress(first + len(chunk))
+        on_progress(min(first + _LARGEST_BATCH, len(starts)))
     values = {key: np.concatenate(parts) for key, parts in rows.items()}
     of_episode = np.array([start.episode for start in starts])
     generator = np.random.default_rng(stream_seed(seed, "dream intervals") % 2**32)
@@ -203,12 +203,12 @@ def evaluate_dream(
         prediction=agent.world.config.prediction.kind,
         horizon=horizon,
         seed=seed,
-        temperature=sampling.temperature,
+        temperature=world.sampling.temperature,
         num_episodes=len(episodes),
         num_steps=sum(len(episode) for episode in episodes),
         num_starts=len(starts),
         burn_in=burn_in,
-        num_kept_steps=longest.num_kept_steps,
+        window=agent.world.config.window,
         codebook_size=agent.tokenizer.quantizer.codebook_size,
         curves={key: horizon_curve(values[key], of_episode, weights) for key in names},
         events=_events(values, of_episode, weights, horizon),
@@ -228,50 +228,32 @@ def _encode(agent: Agent, frames: Tensor) -> Tensor:
     return torch.cat([agent.tokenizer.encode(part.to(agent.device)) for part in frames.split(256)])
 
 
-def _burn_in(episodes: Sequence[Episode], asked: int | None, usual: int, most: int) -> int:
-    """How many real steps stand before every start."""
-    if asked is not None:
-        if not 0 <= asked <= most or max(map(len, episodes)) < asked + 2:
-            raise ValueError(
-                f"burn_in: got {asked}, expected 0 to {most}, and at least one episode two steps longer"
-            )
-        return asked
-    total = sum(map(len, episodes))
-    burn_in = usual
-    while burn_in and 2 * sum(max(0, len(each) - 1 - burn_in) for each in episodes) < total:
-        burn_in -= 1
-    return burn_in
-
-
-def _choose_starts(episodes: Sequence[Episode], burn_in: int, num: int, seed: int) -> list[_Start]:
-    """Steps with enough real ones before and at least one frame after, drawn without replacement, in order."""
-    candidates = [
-        _Start(i, step) for i, each in enumerate(episodes) for step in range(burn_in, len(each) - 1)
-    ]
+def _choose_starts(episodes: Sequence[Episode], num: int, seed: int) -> list[_Start]:
+    """Steps with at least one frame after, drawn without replacement, in order."""
+    candidates = [_Start(i, step) for i, each in enumerate(episodes) for step in range(len(each) - 1)]
     order = torch.randperm(len(candidates), generator=stream_generator(seed, "dream quality starts"))
     return [candidates[i] for i in sorted(order[:num].tolist())]
 
 
 def _dream(
-    agent: Agent,
-    batch: DreamBatch,
+    world: TokenWorld,
     episodes: Sequence[Episode],
     tokens: list[Tensor],
     starts: list[_Start],
     burn_in: int,
     horizon: int,
     background: Tensor,
-    seed: int,
+    seeds: list[int],
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Tensor]]]:
     """One batch of dreams: every number as (B, H), NaN beyond the real episode's end; and three dreams' frames."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     def cut(source: Callable[[int], Tensor], first: int, length: int) -> Tensor:
-        """Rows of each start's episode from its step + first on, the last one repeated beyond its end."""
+        """Rows of each start's episode from its step + first on, the outermost ones repeated beyond its ends."""
         parts = []
         for start in starts:
             column = source(start.episode)
-            index = torch.arange(start.step + first, start.step + first + length).clamp(max=len(column) - 1)
+            index = torch.arange(start.step + first, start.step + first + length).clamp(0, len(column) - 1)
             parts.append(column[index.to(column.device)])
         return torch.stack(parts)
 
@@ -281,15 +263,15 @@ def _dream(
     actions = cut(lambda e: episodes[e].actions, 0, horizon)
     signs = cut(lambda e: episodes[e].rewards.sign(), 0, horizon)
     ends = cut(lambda e: episodes[e].terminations, 0, horizon)
-    batch.restart(
-        np.arange(len(starts)),
-        real_tokens[:, 0],
-        cut(lambda e: tokens[e], -burn_in, burn_in),
-        cut(lambda e: episodes[e].actions, -burn_in, burn_in),
+    past = Segment.seen(
+        cut(lambda e: episodes[e].frames, -burn_in, burn_in + 1),
+        cut(lambda e: episodes[e].actions, -burn_in, burn_in + 1),
+        torch.stack([torch.arange(start.step - burn_in, start.step + 1) >= 0 for start in starts]),
     )
-    batch.seed(stream_seed(seed, "dream quality"))
+    past.obs_tokens = cut(lambda e: tokens[e], -burn_in, burn_in + 1)
+    dream = Dream(world, past, seeds)
     columns: dict[str, list[np.ndarray]] = {}
-    dreamed = [to_uint8(agent.tokenizer.decode(real_tokens[:3, 0])).cpu()]
+    dreamed = [to_uint8(world.tokenizer.decode(real_tokens[:3, 0])).cpu()]
     reconstructed = [dreamed[0]]
 
     def note(name: str, values: Tensor | np.ndarray, is_there: Tensor) -> None:
@@ -298,12 +280,15 @@ def _dream(
         columns.setdefault(name, []).append(np.where(mask, array, np.nan))
 
     for h in range(1, horizon + 1):
-        step = batch.step(actions[:, h - 1].numpy())
+        outcome = dream.step(actions[:, h - 1])
+        told = {name: value.cpu() for name, value in outcome.measures.items()}
+        shares = told["reward_probabilities"].numpy()
+        ending = outcome.termination_probability.cpu().numpy()
         has_outcome, has_frame = left >= h, left > h
-        shown = torch.from_numpy(step.frames).permute(0, 3, 1, 2).contiguous()
-        recon = to_uint8(agent.tokenizer.decode(real_tokens[:, h])).cpu()
+        shown = dream.frames
+        recon = to_uint8(world.tokenizer.decode(real_tokens[:, h])).cpu()
         truth = real[:, h].float() / 255
-        right = torch.from_numpy(step.obs_tokens) == real_tokens[:, h].cpu()
+        right = told["tokens"] == real_tokens[:, h].cpu()
         note("token_accuracy", right.float().mean(dim=1), has_frame)
         for prefix, frames in (("", shown), ("reconstruction_", recon)):
             error = frames.float() / 255 - truth
@@ -315,21 +300,20 @@ def _dream(
             note(f"{prefix}ssim", ssim if isinstance(ssim, Tensor) else ssim[0], has_frame)
         still = real[:, 0].float() / 255 - truth
         note("still_l1", still.abs().mean(dim=(1, 2, 3)), has_frame)
-        note("token_entropy", step.token_entropy.mean(axis=1), has_outcome)
-        note("entropy", step.token_entropy, has_outcome)
+        note("token_entropy", told["token_entropy"].mean(dim=1), has_outcome)
+        note("entropy", told["token_entropy"], has_outcome)
         found = find_objects(real[:, h], real[:, h - 1], background, [shown, recon])
         for key, objects in zip(("objects", "reconstruction_objects"), found, strict=True):
             share = objects.num_found / objects.num_objects.clamp(min=1)
             note(key, share, has_frame & (objects.num_objects > 0))
         happened = (signs[:, h - 1] > 0, signs[:, h - 1] < 0, ends[:, h - 1])
-        shares = step.reward_probabilities
-        predicted = (shares[:, 2], shares[:, 0], step.termination_probability)
+        predicted = (shares[:, 2], shares[:, 0], ending)
         for event, probability, came in zip(EVENTS, predicted, happened, strict=True):
             note(f"predicted {event}", probability, has_outcome)
             note(f"happened {event}", came.float(), has_outcome)
         one_hot = torch.nn.functional.one_hot(signs[:, h - 1].long() + 1, 3).numpy()
         note("reward_brier", ((shares - one_hot) ** 2).sum(axis=1), has_outcome)
-        note("termination_brier", (step.termination_probability - ends[:, h - 1].numpy()) ** 2, has_outcome)
+        note("termination_brier", (ending - ends[:, h - 1].numpy()) ** 2, has_outcome)
         dreamed.append(shown[:3])
         reconstructed.append(recon[:3])
     pictures = []

@@ -1,6 +1,6 @@
 """An agent's dream for the page: it starts from real frames, and the game itself runs beside it."""
 
-import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -9,27 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_wm.agent import Agent, choose
+from iris_wm.agent import Agent
 from iris_wm.data.episode import to_frame
-from iris_wm.dream.rollout import policy_inputs
-from iris_wm.dream.token_env import SamplingConfig, TokenEnv
+from iris_wm.data.segment import Segment
+from iris_wm.dream.dream import Dream, dream_seed
 from iris_wm.envs.snapshot import Snapshot, SnapshotEnv
 from iris_wm.play.dream import DreamFrame
 from iris_wm.streams import stream_generator, stream_seed
+from iris_wm.world.token_world import TokenState
 
 _Memory: TypeAlias = Any
 """The policy's, as `Agent.initial_state` gives it and `Agent.act` returns it."""
 _LONGEST_START = 80
-_LONGEST_HISTORY = 1000
+_LONGEST_HISTORY = 100
 
 
 @dataclass
 class _Start:
-    """A real moment: its frame, the world model's context and the policy's memory before it, and the game."""
+    """A real moment: the steps up to its frame, the policy's memory before it, and the game."""
 
-    frame: Tensor
-    past: list[tuple[Tensor, Tensor]]
-    state: _Memory
+    past: Segment
+    memory: _Memory
     snapshot: Snapshot
 
 
@@ -38,17 +38,17 @@ class _Moment:
     """All that is needed to go on from a dreamed frame."""
 
     shown: DreamFrame
-    obs_tokens: Tensor
-    state: _Memory
+    state: TokenState
+    memory: _Memory
     snapshot: Snapshot | None
 
 
 class AgentDream:
-    """The dream of an agent (a `Dream`), with the real game played by the same actions beside it.
+    """The dream of an agent (a `play.dream.Dream`), with the real game played by the same actions beside it.
 
     agent: in eval mode. env: the game; its observations must be as large as the tokenizer's frames.
     num_starts: real moments to start from: the agent plays the game for 1 to 80 steps up to each, seeded by
-    `seed` and the moment's number. The world model sees the last steps before as its context.
+    `seed` and the moment's number. The world sees the last steps before as its context.
     """
 
     def __init__(
@@ -68,21 +68,17 @@ class AgentDream:
         self.num_starts, self.seed = num_starts, seed
         self.codebook_size = agent.tokenizer.quantizer.codebook_size
         self.temperature = 1.0
-        self._token_env = TokenEnv(agent.world, 1, SamplingConfig(context_overflow="slide"))
+        self._world = agent.new_world(should_measure=True)
         self._starts: dict[int, _Start] = {}
-        self._past: list[tuple[Tensor, Tensor]] = []
-        self._moments: list[_Moment] = []
-        self._generator = torch.Generator()
-        self._inputs: Tensor | None = None
-        self._branch = 0
-        self._play_seed = 0
+        self._dream: Dream[TokenState] | None = None
+        self._moments: deque[_Moment] = deque(maxlen=_LONGEST_HISTORY)
+        self._play_seed, self._branch = 0, 0
 
     @property
     def action_names(self) -> Sequence[str]:
         """The game's names of its actions."""
         return self.env.actions.names
 
-    @torch.no_grad()
     def reset(self, first_frame_index: int, seed: int) -> DreamFrame:
         """Starts from a real moment of 0 to num_starts - 1; ValueError for another."""
         if not 0 <= first_frame_index < self.num_starts:
@@ -93,99 +89,66 @@ class AgentDream:
             self._starts[first_frame_index] = self._find_start(first_frame_index)
         start = self._starts[first_frame_index]
         self.env.restore(start.snapshot)
-        self._past = start.past
         self._play_seed, self._branch = seed, 0
-        self._generator = stream_generator(seed, "play policy")
-        obs_tokens = self.agent.tokenizer.encode(start.frame[None].to(self.agent.device))
-        self._token_env.reset(obs_tokens, stream_seed(seed, "play"), self._past)
-        frame = self._picture(obs_tokens)
+        self._dream = Dream(self._world, start.past, [dream_seed(seed)])
+        frame, real_frame = self._dream.frames[0], start.past.frames[0, -1]
+        tokens = self._dream.state.obs_tokens[0].cpu()
         shown = DreamFrame(
             frame=frame,
-            tokens=obs_tokens[0].cpu(),
+            tokens=tokens,
             step=0,
             action=None,
             reward=0.0,
             termination_probability=0.0,
             is_over=False,
-            entropy=torch.zeros(obs_tokens.shape[1]),
-            real_frame=start.frame,
-            drift=_drift(frame, start.frame),
+            entropy=torch.zeros(len(tokens)),
+            real_frame=real_frame,
+            drift=_drift(frame, real_frame),
         )
-        self._moments = [_Moment(shown, obs_tokens, start.state, start.snapshot)]
+        self._moments.clear()
+        self._moments.append(_Moment(shown, self._dream.keep(), start.memory, start.snapshot))
         return shown
 
     @torch.no_grad()
     def step(self, action: int | None) -> DreamFrame:
         """Dreams one step and plays the game by the same action; None lets the agent choose by the dream."""
-        if not self._moments:
+        if self._dream is None:
             raise ValueError("step: there is no running dream; call reset first")
-        now = self._moments[-1]
+        dream, now = self._dream, self._moments[-1]
         if now.shown.is_over:
             raise ValueError("step: the dream is over; start again or step back")
-        if action is not None:
-            self.agent.actions.check(action, "action")
-        inputs = self._inputs
-        if inputs is None:
-            inputs = policy_inputs(self.agent.tokenizer, self.agent.policy, now.obs_tokens)
-        output, state = self.agent.policy(inputs, now.state)
-        if action is None:
-            action = int(choose(output.actions, self._generator, 1.0))
-        env = self._token_env
-        env.sampling = replace(env.sampling, temperature=self.temperature)
-        taken = torch.tensor([[action]], device=self.agent.device)
-        step = env.step(taken, should_return_logits=True)
-        assert step.observation_logits is not None
-        frame = self._picture(step.obs_tokens)
-        logs = step.observation_logits[0].float().log_softmax(-1)
+        choice, memory = self.agent.policy.choose(
+            self.agent.look(dream.state), now.memory, dream.draw.to(self.agent.device).of("action")
+        )
+        taken = choice.actions.cpu() if action is None else self._world.actions.check(action, "action")[None]
+        self._world.sampling = replace(self._world.sampling, temperature=self.temperature)
+        outcome = dream.step(taken)
         shown = DreamFrame(
-            frame=frame,
-            tokens=step.obs_tokens[0].cpu(),
+            frame=dream.frames[0],
+            tokens=outcome.measures["tokens"][0].cpu(),
             step=now.shown.step + 1,
-            action=action,
-            reward=float(step.rewards),
-            termination_probability=float(step.termination_logits[0].float().softmax(-1)[1]),
-            is_over=bool(step.terminations),
-            entropy=-(logs.exp() * logs).sum(-1).cpu(),
+            action=int(taken),
+            reward=float(outcome.rewards),
+            termination_probability=float(outcome.termination_probability),
+            is_over=bool(outcome.terminations),
+            entropy=outcome.measures["token_entropy"][0].cpu(),
         )
         snapshot = self._play_game(shown, now.shown)
-        # TokenEnv writes the next frame's tokens over its own; what is kept must not change with them.
-        self._moments.append(_Moment(shown, step.obs_tokens.clone(), state, snapshot))
-        if len(self._moments) > _LONGEST_HISTORY:
-            self._past = [*self._past, *self._pairs(self._moments[:2])][
-                -self._token_env.layout.context_steps :
-            ]
-            self._moments.pop(0)
+        self._moments.append(_Moment(shown, dream.keep(), memory, snapshot))
         return shown
 
-    @torch.no_grad()
     def back(self) -> DreamFrame:
         """Returns to the frame before; later draws differ from those of the way that was left."""
-        if not self._moments:
+        if self._dream is None:
             raise ValueError("back: there is no running dream; call reset first")
         if len(self._moments) > 1:
             self._moments.pop()
             self._branch += 1
-            self._inputs = None
             now = self._moments[-1]
-            past = [*self._past, *self._pairs(self._moments[-self._token_env.layout.context_steps :])]
-            self._token_env.reset(now.obs_tokens, stream_seed(self._play_seed, "play", self._branch), past)
+            self._dream.go_back(now.state, [dream_seed(self._play_seed, self._branch)])
             if now.snapshot is not None:
                 self.env.restore(now.snapshot)
         return self._moments[-1].shown
-
-    def _picture(self, obs_tokens: Tensor) -> Tensor:
-        """The frame (C, H, W) uint8 of tokens (1, K); kept as the policy's next input where it sees frames."""
-        decoded = self.agent.tokenizer.decode(obs_tokens)
-        self._inputs = decoded if self.agent.policy.config.sees_frames else None
-        return decoded[0].mul(255).round().clamp(0, 255).to(torch.uint8).cpu()
-
-    def _pairs(self, moments: list[_Moment]) -> list[tuple[Tensor, Tensor]]:
-        """The frames of moments but the last, each with the action that led to the next, as the context wants them."""
-        device = self.agent.device
-        return [
-            (before.obs_tokens, torch.tensor([[after.shown.action]], device=device))
-            for before, after in itertools.pairwise(moments)
-        ]
 
     def _play_game(self, shown: DreamFrame, before: DreamFrame) -> Snapshot | None:
         """Plays the action in the game and notes it on the frame; the game's state after, None once it is over."""
@@ -210,20 +173,22 @@ class AgentDream:
                 f"env: its observations have shape {np.shape(observation)}, but the agent's frames are "
                 f"({size}, {size}, 3)"
             )
-        device, context_steps = self.agent.device, self._token_env.layout.context_steps
-        state = self.agent.initial_state()
-        past: list[tuple[Tensor, Tensor]] = []
+        memory = self.agent.initial_state()
+        frames: list[Tensor] = []
+        actions: list[Tensor] = []
         for _ in range(length):
-            frame = to_frame(observation)[None]
-            obs_tokens = self.agent.tokenizer.encode(frame.to(device))
-            actions, next_state = self.agent.act(frame, state, generator=generator)
-            observation, _, terminated, truncated, _ = self.env.step(int(actions))
-            past, state = [*past, (obs_tokens, actions.to(device))][-(context_steps - 1) :], next_state
+            frame = to_frame(observation)
+            chosen, next_memory = self.agent.act(frame[None], memory, generator=generator)
+            observation, _, terminated, truncated, _ = self.env.step(int(chosen))
+            frames, actions, memory = [*frames, frame], [*actions, chosen], next_memory
             if terminated or truncated:
                 observation, _ = self.env.reset()
-                past, state = [], self.agent.initial_state()
-        past = past if context_steps > 1 else []
-        return _Start(to_frame(observation), past, state, self.env.snapshot())
+                frames, actions, memory = [], [], self.agent.initial_state()
+        most = self._world.max_past
+        frames = [*frames[len(frames) - min(most, len(frames)) :], to_frame(observation)]
+        taken = torch.cat([*actions, torch.zeros(1, 1, dtype=torch.int64)])[-len(frames) :]
+        past = Segment.seen(torch.stack(frames)[None], taken[None])
+        return _Start(past, memory, self.env.snapshot())
 
 
 def _drift(frame: Tensor, real_frame: Tensor) -> float:

@@ -8,7 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from iris_wm.dream.rollout import Choice
 from iris_wm.spaces import ActionDistribution, ActionHead, ActionSpace
+from iris_wm.streams import Draw
+from iris_wm.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,14 @@ class ActorCritic(nn.Module):
         state = PolicyState(*self.lstm(self.features(inputs), tuple(state)))
         return self.heads(state.hidden), state
 
+    def choose(
+        self, inputs: Tensor, memory: PolicyState, draw: Draw, temperature: float = 1.0
+    ) -> tuple[Choice, PolicyState]:
+        """Actions of B policies; temperature 0 takes the most likely."""
+        output, memory = self(inputs, memory)
+        is_finite = torch.isfinite(output.actions.logits).all(-1)
+        return Choice(output.actions.sample(draw, temperature), is_finite), memory
+
     def heads(self, hidden: Tensor) -> PolicyOutput:
         """LSTM output (..., hidden_size) -> what to do, and values."""
         return PolicyOutput(self.actor(hidden), self.critic(hidden).squeeze(-1))
@@ -182,3 +193,10 @@ class ActorCritic(nn.Module):
             hidden, cell = new_hidden, new_cell
             outputs.append(hidden)
         return torch.stack(outputs, dim=1), PolicyState(hidden, cell)
+
+
+def policy_inputs(tokenizer: Tokenizer, policy: ActorCritic, obs_tokens: Tensor) -> Tensor:
+    """What the policy sees of tokens (..., K): frames (..., 3, R, R) in [0, 1], or codes (..., K, E)."""
+    if policy.config.sees_frames:
+        return tokenizer.decode(obs_tokens)
+    return tokenizer.quantizer.lookup(obs_tokens).detach()

@@ -11,7 +11,6 @@ from iris_wm.agent import Agent
 from iris_wm.collection import play_episode
 from iris_wm.config import dump_yaml
 from iris_wm.data.episode import Episode
-from iris_wm.dream.token_env import SamplingConfig
 from iris_wm.envs import EnvConfig, make_env
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.evaluation.published import published
@@ -22,6 +21,7 @@ from iris_wm.tokenizer.tokenizer import to_uint8
 from iris_wm.visualization.film_strip import film_strip
 from iris_wm.visualization.metric_curves import draw_curves, read_metrics
 from iris_wm.visualization.video import dream_frames, write_gif
+from iris_wm.world.token_world import SamplingConfig
 
 BURN_IN = 8
 DREAM_STEPS = 56

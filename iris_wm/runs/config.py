@@ -7,7 +7,6 @@ from iris_wm.agent import AgentConfig
 from iris_wm.collection import CollectionConfig
 from iris_wm.config import to_mapping
 from iris_wm.dream.rollout import ImaginationConfig
-from iris_wm.dream.token_env import max_past
 from iris_wm.envs import EnvConfig
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.policy.learner import PolicyLearnerConfig
@@ -16,6 +15,7 @@ from iris_wm.tokenizer.learner import TokenizerLearnerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.learner import WorldLearnerConfig
 from iris_wm.world.network import WorldConfig
+from iris_wm.world.token_world import max_past
 
 _Base = TypeVar("_Base")
 

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from iris_wm.dream.dream_batch import DreamStarts
+    from iris_wm.data.segment import Segment
     from iris_wm.dream.env import DreamEnv, DreamVectorEnv
-
-_LEAST_SHARE = 0.1
 
 
 def make_dream(run: str | Path, *, num_starts: int = 256, starts_seed: int = 0, **options: Any) -> "DreamEnv":
@@ -38,7 +36,7 @@ def make_dreams(
     return DreamVectorEnv(agent, starts, num_envs, **options)
 
 
-def load_dreamer(run: str | Path, num_starts: int = 256, seed: int = 0) -> tuple[Any, "DreamStarts"]:
+def load_dreamer(run: str | Path, num_starts: int = 256, seed: int = 0) -> tuple[Any, "Segment"]:
     """The agent of a run and real frames of its replay to begin from, each with the steps before it.
 
     Raises:
@@ -56,41 +54,34 @@ def load_dreamer(run: str | Path, num_starts: int = 256, seed: int = 0) -> tuple
 
 def _choose_starts(
     parts: Callable[[], Iterable[dict[str, "Tensor"]]], num_starts: int, seed: int, num_past: int, run: str
-) -> "DreamStarts":
-    """Steps drawn uniformly from those with num_past steps before them in the same episode.
+) -> "Segment":
+    """Steps drawn uniformly, each with up to num_past steps before it in the same episode and padding in front.
 
-    Where fewer than a tenth of all steps have so many, fewer are asked for. parts is called twice, so that never
-    more than one part of the replay is in memory.
+    parts is called twice, so that never more than one part of the replay is in memory.
     """
     import torch
 
-    from iris_wm.dream.dream_batch import DreamStarts
+    from iris_wm.data.segment import Segment
     from iris_wm.streams import stream_generator
 
-    lengths = [len(rows) for part in parts() for rows in _pieces(part)]
-    if not lengths:
+    num_steps = sum(len(part["actions"]) for part in parts())
+    if not num_steps:
         raise ValueError(f'run "{run}": its replay is empty, there are no real frames to dream from')
-
-    def num_candidates(past: int) -> int:
-        return sum(max(0, length - past) for length in lengths)
-
-    while num_past and num_candidates(num_past) < _LEAST_SHARE * sum(lengths):
-        num_past -= 1
     generator = stream_generator(seed, "dream starts")
-    drawn = torch.randperm(num_candidates(num_past), generator=generator)[:num_starts].sort().values
-    found: dict[str, list[Tensor]] = {"frames": [], "past_frames": [], "past_actions": []}
+    drawn = torch.randperm(num_steps, generator=generator)[:num_starts].sort().values
+    frames, actions, is_real = [], [], []
     offset = 0
     for part in parts():
         for rows in _pieces(part):
-            usable = max(0, len(rows) - num_past)
-            here = drawn[(drawn >= offset) & (drawn < offset + usable)] - offset
-            for step in (here + num_past).tolist():
-                past = rows[step - num_past : step]
-                found["frames"].append(part["frames"][rows[step]].clone())
-                found["past_frames"].append(part["frames"][past])
-                found["past_actions"].append(part["actions"][past])
-            offset += usable
-    return DreamStarts(**{name: torch.stack(values) for name, values in found.items()})
+            here = drawn[(drawn >= offset) & (drawn < offset + len(rows))] - offset
+            for step in here.tolist():
+                places = torch.arange(step - num_past, step + 1)
+                piece = rows[places.clamp(min=0)]
+                frames.append(part["frames"][piece])
+                actions.append(part["actions"][piece])
+                is_real.append(places >= 0)
+            offset += len(rows)
+    return Segment.seen(torch.stack(frames), torch.stack(actions), torch.stack(is_real))
 
 
 def _pieces(part: dict[str, "Tensor"]) -> list["Tensor"]:

@@ -16,13 +16,14 @@ from iris_wm.optimization import build_optimizer
 from iris_wm.policy.loss import policy_loss
 from iris_wm.runs.config import RunConfig
 from iris_wm.spaces import ActionSpace
-from iris_wm.streams import stream_seed
+from iris_wm.streams import row_seeds, stream_seed
 from iris_wm.tokenizer.loss import LPIPS, tokenizer_loss
 from iris_wm.tokenizer.quantizer import codebook_usage
 from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.training.batches import BatchSampler, Step
 from iris_wm.training.schedule import NETWORKS, optimization_of
 from iris_wm.world.loss import world_loss
+from iris_wm.world.token_world import SamplingConfig
 
 # Scalars by name: the losses, whose sum is minimised, and what else is logged.
 LossesAndMeasures = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -135,23 +136,24 @@ class IrisModule(pl.LightningModule):
                 else:
                     inputs = self.agent.tokenizer.quantizer.lookup(obs_tokens[:, :-1])
                 _, state = policy.sequence(inputs, state, is_real[:, :-1])
-        past = []
-        if config.context == "burn_in":
-            past = [(obs_tokens[:, t], segment.actions[:, t]) for t in range(config.burn_in)]
-        if self.imagination is None or self.imagination.token_env.batch_size != len(indices):
-            self.imagination = Imagination(
-                self.agent.tokenizer,
-                self.agent.world,
-                policy,
-                config,
-                len(indices),
+        num_past = config.burn_in if config.context == "burn_in" else 0
+        if self.imagination is None or self.imagination.batch_size != len(indices):
+            world = self.agent.new_world(
+                SamplingConfig(config.temperature),
                 dtype=torch.bfloat16 if self.is_bfloat16 else torch.float32,
             )
+            self.imagination = Imagination(world, self.agent.look, policy.choose, config, len(indices))
         seed = stream_seed(
             self.config.seed, f"imagination {batch.epoch} rank {self.global_rank}", batch.index
         )
-        rollout = self.imagination.imagine(obs_tokens[:, -1], state, seed, past, first_inputs)
-        hidden, _ = policy.sequence(rollout.inputs, rollout.state)
+        rollout = self.imagination.imagine(
+            obs_tokens[:, -1 - num_past :],
+            segment.actions[:, -1 - num_past : -1],
+            state,
+            row_seeds(seed, len(indices), self.device),
+            first_inputs,
+        )
+        hidden, _ = policy.sequence(rollout.inputs, rollout.memory)
         output = policy.heads(hidden)
         losses = policy_loss(
             output.actions,

@@ -72,7 +72,11 @@ class FailureReport(pl.Callback):
             if segment is not None:
                 columns = {each.name: getattr(segment, each.name) for each in fields(segment)}
                 data = safetensors.torch.save(
-                    {name: column.detach().cpu().contiguous() for name, column in columns.items()}
+                    {
+                        name: column.detach().cpu().contiguous()
+                        for name, column in columns.items()
+                        if column is not None
+                    }
                 )
                 durable.replace_file(self.folder / "batch.safetensors", data)
             durable.replace_file(self.folder / "failure.json", json.dumps(report, indent=1).encode())

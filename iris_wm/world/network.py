@@ -46,6 +46,9 @@ class WorldConfig:
     """On embeddings, attention and residual branches."""
     prediction: AutoregressivePrediction | ParallelPrediction = AutoregressivePrediction()
     """How the next frame's K tokens come: one after the other, or all at once."""
+    window: Literal["restart", "slide"] = "restart"
+    """What a dream keeps when its context is full. restart: the current frame alone (the paper's). slide: the last half
+    of the context, too."""
     initialization: Literal["gpt2", "width"] = "gpt2"
     """gpt2: weights N(0, 0.02), the paper's. width: linear layers N(0, 1 / sqrt(inputs)), embeddings N(0, 0.2), from
     which a model of a small width learns in a fraction of the steps."""
@@ -127,9 +130,13 @@ class WorldNetwork(nn.Module):
         mode: Literal["parallel", "causal"] = "parallel" if self.config.is_parallel else "causal"
         return AttentionPattern(mode, self.layout.tokens_per_step, self.config.is_block_causal)
 
+    def embed_tokens(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
+        """obs_tokens (B, T, K), actions (B, T, n) -> (B, T (K + 1), C), of which no row knows where it stands."""
+        return self.layout.interleave(self.token_embedding(obs_tokens), self.action_embedding(actions))
+
     def embed_steps(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
         """obs_tokens (B, T, K), actions (B, T, n) -> embedded sequence (B, T (K + 1), C)."""
-        sequence = self.layout.interleave(self.token_embedding(obs_tokens), self.action_embedding(actions))
+        sequence = self.embed_tokens(obs_tokens, actions)
         return sequence + self.position_embedding.weight[: sequence.shape[1]]
 
     def embed_queries(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:

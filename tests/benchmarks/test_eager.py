@@ -4,10 +4,11 @@ import pytest
 import torch
 from eager import EagerReference
 
-from iris_wm.dream.rollout import policy_inputs
-from iris_wm.dream.token_env import SamplingConfig, TokenEnv
+from iris_wm.policy.actor_critic import policy_inputs
+from iris_wm.streams import Draw
 from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
 from iris_wm.world.loss import world_loss
+from iris_wm.world.token_world import SamplingConfig
 
 B = 3
 
@@ -70,16 +71,17 @@ def test_world(agent, reference, frames):
 @torch.no_grad()
 def test_roll_out_of_likeliest_tokens_over_the_end_of_the_context(agent, reference, frames):
     tokens = agent.tokenizer.encode(frames)
-    env = TokenEnv(agent.world, B, SamplingConfig(temperature=0.0))
-    env.reset(tokens, seed=0)
+    world = agent.new_world(SamplingConfig(temperature=0.0))
+    state = world.observe_tokens(tokens[:, None], torch.zeros(B, 0, 1, dtype=torch.int64))
     reference.reset(tokens)
     generator = torch.Generator().manual_seed(2)
     for t in range(9):
         actions = torch.randint(3, (B, 1), generator=generator)
         is_last = t == 8
-        ours = env.step(actions, should_predict_frame=not is_last)
+        draw = Draw.start([0] * B)
+        state, ours = world.step(state, actions[:, None], draw, needs_frame=not is_last)
         obs_tokens, rewards, ends = reference.step(actions, is_last=is_last, is_greedy=True)
-        assert torch.equal(obs_tokens, ours.obs_tokens)
+        assert torch.equal(obs_tokens, state.obs_tokens)
         assert torch.equal(rewards, ours.rewards)
         assert torch.equal(ends, ours.terminations)
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iris_wm.dream.rollout import Imagination, ImaginationConfig, policy_inputs
-from iris_wm.dream.token_env import SamplingConfig, TokenEnv
-from iris_wm.policy.actor_critic import ActorCritic, PolicyState
+from iris_wm.dream.rollout import Imagination, ImaginationConfig, Rollout
+from iris_wm.policy.actor_critic import ActorCritic, PolicyState, policy_inputs
+from iris_wm.streams import Draw, row_seeds
 from iris_wm.tokenizer.autoencoder import Upsample
+from iris_wm.world.token_world import SamplingConfig, TokenWorld
 
 B = 5
 VARIANTS = {
@@ -33,17 +34,50 @@ def start(agent) -> tuple[torch.Tensor, PolicyState]:
 
 def new_imagination(agent, horizon: int = 5, **values) -> Imagination:
     config = ImaginationConfig(horizon=horizon, **values)
-    return Imagination(agent.tokenizer, agent.world, agent.policy, config, B)
+    world = agent.new_world(SamplingConfig(config.temperature))
+    return Imagination(world, agent.look, agent.policy.choose, config, B)
+
+
+def imagine(
+    imagination: Imagination,
+    start: tuple[torch.Tensor, PolicyState],
+    seed: int,
+    past: tuple[torch.Tensor, torch.Tensor] | None = None,
+    first_inputs: torch.Tensor | None = None,
+) -> Rollout:
+    obs_tokens, actions = start[0][:, None], torch.zeros(B, 0, 1, dtype=torch.int64)
+    if past is not None:
+        obs_tokens, actions = torch.cat([past[0], obs_tokens], dim=1), past[1]
+    return imagination.imagine(obs_tokens, actions, start[1], row_seeds(seed, B), first_inputs)
+
+
+def step_by_step(
+    world: TokenWorld, start: tuple[torch.Tensor, PolicyState], actions: torch.Tensor, seed: int
+):
+    """Outcomes of actions (B, T, n), one after the other."""
+    state = world.observe_tokens(start[0][:, None], actions[:, :0])
+    draw = Draw.start(row_seeds(seed, B))
+    for t in range(actions.shape[1]):
+        state, outcome = world.step(state, actions[:, t], draw)
+        draw = draw.next()
+        yield outcome
+
+
+def tokens_of(rollout: Rollout) -> torch.Tensor:
+    """(B, H, K), of the frame after each step."""
+    return rollout.measures["tokens"]
 
 
 def equal(first, second) -> bool:
-    names = ("inputs", "obs_tokens", "actions", "rewards", "terminations")
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+    names = ("inputs", "actions", "rewards", "terminations")
+    return torch.equal(tokens_of(first), tokens_of(second)) and all(
+        torch.equal(getattr(first, name), getattr(second, name)) for name in names
+    )
 
 
 def test_shapes_and_dtypes(agent, start):
-    rollout = new_imagination(agent).imagine(*start, seed=0)
-    assert rollout.obs_tokens.shape == (B, 5, 16)
+    rollout = imagine(new_imagination(agent), start, 0)
+    assert tokens_of(rollout).shape == (B, 5, 16)
     assert rollout.rewards.shape == rollout.terminations.shape == (B, 5)
     assert rollout.actions.shape == (B, 5, 1)
     assert rollout.inputs.shape[:2] == (B, 5)
@@ -51,24 +85,21 @@ def test_shapes_and_dtypes(agent, start):
     assert rollout.terminations.dtype == torch.bool
     assert set(rollout.rewards.unique().tolist()) <= {-1.0, 0.0, 1.0}
     assert 0 <= rollout.actions.min() <= rollout.actions.max() < 3
-    assert torch.equal(rollout.obs_tokens[:, 0], start[0])
-    inputs = policy_inputs(agent.tokenizer, agent.policy, rollout.obs_tokens)
+    seen = torch.cat([start[0][:, None], tokens_of(rollout)[:, :-1]], dim=1)
+    inputs = policy_inputs(agent.tokenizer, agent.policy, seen)
     assert torch.allclose(rollout.inputs, inputs, atol=1e-5)
     assert not rollout.inputs.requires_grad
 
 
 def test_expected_rewards_are_the_means_of_what_is_drawn(agent, start):
     """Averaged over many draws of the same steps; nothing else of the roll-out changes."""
-    expected = new_imagination(agent, rewards="expected").imagine(*start, seed=0)
-    sampled = new_imagination(agent).imagine(*start, seed=0)
-    for name in ("inputs", "obs_tokens", "actions", "terminations"):
+    expected = imagine(new_imagination(agent, rewards="expected"), start, 0)
+    sampled = imagine(new_imagination(agent), start, 0)
+    for name in ("inputs", "actions", "terminations"):
         assert torch.equal(getattr(expected, name), getattr(sampled, name))
-    draws = torch.stack([new_imagination(agent, 2).imagine(*start, seed=seed).rewards for seed in range(300)])
+    draws = torch.stack([imagine(new_imagination(agent, 2), start, seed).rewards for seed in range(300)])
     means = torch.stack(
-        [
-            new_imagination(agent, 2, rewards="expected").imagine(*start, seed=seed).rewards
-            for seed in range(300)
-        ]
+        [imagine(new_imagination(agent, 2, rewards="expected"), start, seed).rewards for seed in range(300)]
     )
     assert means.unique().numel() > 3
     assert means.abs().max() < 1
@@ -86,8 +117,8 @@ def test_recomputed_logits_and_values_are_those_used_while_acting(agent, start, 
         return output, state
 
     monkeypatch.setattr(ActorCritic, "forward", recording)
-    rollout = new_imagination(agent).imagine(*start, seed=0)
-    hidden, _ = agent.policy.sequence(rollout.inputs, rollout.state)
+    rollout = imagine(new_imagination(agent), start, 0)
+    hidden, _ = agent.policy.sequence(rollout.inputs, rollout.memory)
     output = agent.policy.heads(hidden)
     assert len(used) == 5
     for t, acting in enumerate(used):
@@ -95,107 +126,81 @@ def test_recomputed_logits_and_values_are_those_used_while_acting(agent, start, 
         assert torch.allclose(output.values[:, t], acting.values, atol=1e-5)
 
 
-def test_the_rollout_is_what_the_token_env_does_with_its_actions(agent, start):
+def test_the_rollout_is_what_the_world_does_with_its_actions(agent, start):
     """Step t's rewards and terminations belong to the action taken in frame t."""
-    rollout = new_imagination(agent).imagine(*start, seed=9)
-    env = TokenEnv(agent.world, B)
-    env.reset(start[0], seed=9)
-    for t in range(5):
-        step = env.step(rollout.actions[:, t], should_predict_frame=t < 4)
-        assert torch.equal(step.rewards, rollout.rewards[:, t])
-        assert torch.equal(step.terminations, rollout.terminations[:, t])
+    rollout = imagine(new_imagination(agent), start, 9)
+    for t, outcome in enumerate(step_by_step(agent.new_world(), start, rollout.actions, 9)):
+        assert torch.equal(outcome.rewards, rollout.rewards[:, t])
+        assert torch.equal(outcome.terminations, rollout.terminations[:, t])
         if t < 4:
-            assert torch.equal(step.obs_tokens, rollout.obs_tokens[:, t + 1])
+            assert torch.equal(outcome.measures["tokens"], tokens_of(rollout)[:, t])
 
 
 def test_same_seed_same_rollout_and_different_seed_another(agent, start):
     imagination = new_imagination(agent)
-    first = imagination.imagine(*start, seed=1)
-    assert equal(imagination.imagine(*start, seed=1), first)
-    assert equal(new_imagination(agent).imagine(*start, seed=1), first)
-    others = [imagination.imagine(*start, seed=seed) for seed in range(2, 8)]
-    for name in ("obs_tokens", "actions"):  # this policy is often sure of what to do
-        assert any(not torch.equal(getattr(other, name), getattr(first, name)) for other in others)
+    first = imagine(imagination, start, 1)
+    assert equal(imagine(imagination, start, 1), first)
+    assert equal(imagine(new_imagination(agent), start, 1), first)
+    others = [imagine(imagination, start, seed) for seed in range(2, 8)]
+    assert not any(torch.equal(tokens_of(other), tokens_of(first)) for other in others)
+    assert not all(torch.equal(other.actions, first.actions) for other in others)
 
 
 def test_policy_and_world_draw_from_streams_of_their_own(agent, start):
     """A longer roll-out begins like a shorter one, but for the last step, which needs no next frame."""
-    short = new_imagination(agent, horizon=3).imagine(*start, seed=1)
-    long = new_imagination(agent, horizon=5).imagine(*start, seed=1)
+    short = imagine(new_imagination(agent, horizon=3), start, 1)
+    long = imagine(new_imagination(agent, horizon=5), start, 1)
     assert torch.equal(long.actions[:, :3], short.actions)
-    assert torch.equal(long.obs_tokens[:, :3], short.obs_tokens)
+    assert torch.equal(tokens_of(long)[:, :2], tokens_of(short)[:, :2])
 
 
 def test_a_horizon_as_long_as_the_context_fills_it_once(agent, start, monkeypatch):
     """As in the paper: horizon 20 in a context of 20 steps."""
     refills = []
-    refill = TokenEnv._refill
+    refill = TokenWorld._fill
 
     def counting(self, *arguments):
         refills.append(1)
         return refill(self, *arguments)
 
     imagination = new_imagination(agent, horizon=6)
-    monkeypatch.setattr(TokenEnv, "_refill", counting)
-    imagination.imagine(*start, seed=0)
+    monkeypatch.setattr(TokenWorld, "_fill", counting)
+    imagine(imagination, start, 0)
     assert len(refills) == 1
-    new_imagination(agent, horizon=9).imagine(*start, seed=0)
+    imagine(new_imagination(agent, horizon=9), start, 0)
     assert len(refills) == 3
 
 
 def test_temperature_is_the_worlds(agent, start):
     """At 0 its draws are certain; the policy still explores."""
     imagination = new_imagination(agent, temperature=0.0)
-    first = imagination.imagine(*start, seed=1)
-    others = [imagination.imagine(*start, seed=seed).actions for seed in range(2, 8)]
-    assert any(not torch.equal(actions, first.actions) for actions in others)
-    env = TokenEnv(agent.world, B, SamplingConfig(temperature=0.0))
-    env.reset(start[0], seed=0)
-    for t in range(4):
-        assert torch.equal(env.step(first.actions[:, t]).obs_tokens, first.obs_tokens[:, t + 1])
+    first, *others = (imagine(imagination, start, seed) for seed in range(1, 8))
+    assert not all(torch.equal(first.actions, other.actions) for other in others)
+    outcomes = step_by_step(agent.new_world(SamplingConfig(0.0)), start, first.actions[:, :4], 0)
+    for t, outcome in enumerate(outcomes):
+        assert torch.equal(outcome.measures["tokens"], tokens_of(first)[:, t])
 
 
 def test_past_steps_reach_the_world(agent, start):
     generator = torch.Generator().manual_seed(5)
-    past = [(torch.randint(16, (B, 16), generator=generator), torch.zeros(B, 1, dtype=torch.int64))] * 2
+    past = torch.randint(16, (B, 2, 16), generator=generator), torch.zeros(B, 2, 1, dtype=torch.int64)
     imagination = new_imagination(agent, temperature=0.0)
-    without, within = imagination.imagine(*start, seed=1), imagination.imagine(*start, seed=1, past=past)
-    assert not torch.equal(without.obs_tokens[:, 1:], within.obs_tokens[:, 1:])
-    assert equal(imagination.imagine(*start, seed=1, past=past), within)
+    without, within = imagine(imagination, start, 1), imagine(imagination, start, 1, past)
+    assert not torch.equal(tokens_of(without), tokens_of(within))
+    assert equal(imagine(imagination, start, 1, past), within)
 
 
 def test_new_weights_count_at_once(agent, start):
     imagination = new_imagination(agent, temperature=0.0)
-    before = imagination.imagine(*start, seed=1)
+    before = imagine(imagination, start, 1)
     saved = {name: value.clone() for name, value in agent.world.state_dict().items()}
     with torch.no_grad():
         for block in agent.world.transformer.blocks:
             block.fc_2.weight.neg_()
-    after = imagination.imagine(*start, seed=1)
+    after = imagine(imagination, start, 1)
     agent.world.load_state_dict(saved)
-    assert not torch.equal(before.obs_tokens[:, 1:], after.obs_tokens[:, 1:])
-    assert equal(imagination.imagine(*start, seed=1), before)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_reset_sees_the_weights_as_they_are(agent, start, dtype):
-    env = TokenEnv(agent.world, B, SamplingConfig(temperature=0.0), dtype)
-    actions = torch.zeros(B, 1, dtype=torch.int64)
-
-    def first_logits() -> torch.Tensor:
-        env.reset(start[0], seed=0)
-        logits = env.step(actions, should_return_logits=True).observation_logits
-        assert logits is not None
-        return logits[:, 0]
-
-    weight = agent.world.transformer.blocks[0].fc_2.weight
-    before, saved = first_logits(), weight.detach().clone()
-    with torch.no_grad():
-        weight.neg_()
-        after = first_logits()
-        weight.copy_(saved)
-    assert not torch.equal(before, after)
-    assert torch.equal(first_logits(), before)
+    assert not torch.equal(tokens_of(before), tokens_of(after))
+    assert equal(imagine(imagination, start, 1), before)
 
 
 class _NoWaiting(TorchDispatchMode):
@@ -223,55 +228,54 @@ def test_nothing_in_a_rollout_waits_for_the_device(agent, start, monkeypatch):
         lambda self, maps: self.conv(torch.nn.functional.interpolate(maps, scale_factor=2.0)),
     )  # what it does elsewhere than on a CPU
     imagination = new_imagination(agent, horizon=8)  # longer than the context: it is filled again on the way
-    imagination.token_env.refresh_weights()
+    inputs = {"obs_tokens": start[0][:, None], "actions": torch.zeros(B, 0, 1, dtype=torch.int64)}
+    inputs |= {"seeds": row_seeds(0, B), "memory_0": start[1].hidden, "memory_1": start[1].cell}
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), _NoWaiting():
-        imagination._roll_out(*start, [], None)
+        imagination._roll_out(inputs, PolicyState)
 
 
 @torch.no_grad()
 def test_a_graphs_steps_are_those_of_a_cpu(agent, start, monkeypatch):
     """Lengths unknown to the host and written-over caches change no token."""
-    expected = new_imagination(agent, horizon=8).imagine(*start, seed=4)
+    expected = imagine(new_imagination(agent, horizon=8), start, 4)
     monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
     monkeypatch.setattr("iris_kernels.reference.decode_chain._length_is_known", lambda tensor: False)
     imagination = new_imagination(agent, horizon=8)
-    imagination.imagine(*start, seed=3)  # as a capture's warm-up leaves the cache
-    rollout = imagination.imagine(*start, seed=4)
-    assert torch.equal(rollout.obs_tokens, expected.obs_tokens)
+    imagine(imagination, start, 3)  # as a capture's warm-up leaves the cache
+    rollout = imagine(imagination, start, 4)
+    assert torch.equal(tokens_of(rollout), tokens_of(expected))
     assert torch.equal(rollout.actions, expected.actions)
 
 
 @torch.no_grad()
 def test_under_bfloat16_autocast(agent, start):
-    """The policy may run in bfloat16, the token environment keeps the dtype of its cache."""
+    """The policy may run in bfloat16, the world keeps the dtype of its cache."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rollout = new_imagination(agent).imagine(*start, seed=0)
-    env = TokenEnv(agent.world, B)
-    env.reset(start[0], seed=0)
-    for t in range(4):
-        assert torch.equal(env.step(rollout.actions[:, t]).obs_tokens, rollout.obs_tokens[:, t + 1])
+        rollout = imagine(new_imagination(agent), start, 0)
+    outcomes = step_by_step(agent.new_world(), start, rollout.actions[:, :4], 0)
+    for t, outcome in enumerate(outcomes):
+        assert torch.equal(outcome.measures["tokens"], tokens_of(rollout)[:, t])
 
 
 def test_given_first_inputs_are_those_it_would_compute(agent, start):
     imagination = new_imagination(agent)
     first = policy_inputs(agent.tokenizer, agent.policy, start[0])
-    assert equal(imagination.imagine(*start, seed=3, first_inputs=first), imagination.imagine(*start, seed=3))
+    assert equal(imagine(imagination, start, 3, first_inputs=first), imagine(imagination, start, 3))
 
 
 def test_bfloat16_weights_stay_close_to_float32(agent, start):
     """Teacher-forced by an untouched frame: the logits of one step agree to the precision of the weights."""
-    steps = []
+    outcomes = []
     for dtype in (torch.float32, torch.bfloat16):
-        env = TokenEnv(agent.world, B, SamplingConfig(temperature=0.0), dtype)
-        env.reset(start[0], seed=0)
-        steps.append(env.step(torch.zeros(B, 1, dtype=torch.int64), should_return_logits=True))
-    exact, rounded = steps
-    assert rounded.reward_logits.dtype == torch.float32
-    for name in ("reward_logits", "termination_logits"):
-        error = (getattr(exact, name) - getattr(rounded, name)).abs().max()
-        assert error < 0.05 * getattr(exact, name).abs().max()
-    first = (exact.observation_logits[:, 0] - rounded.observation_logits[:, 0]).abs().max()
-    assert first < 0.05 * exact.observation_logits[:, 0].abs().max()
+        world = agent.new_world(SamplingConfig(0.0), dtype=dtype, should_measure=True)
+        outcomes += step_by_step(world, start, torch.zeros(B, 1, 1, dtype=torch.int64), 0)
+    exact, rounded = outcomes
+    assert rounded.reward_mean.dtype == torch.float32
+    assert (exact.termination_probability - rounded.termination_probability).abs().max() < 0.1
+    for name in ("reward_probabilities", "token_entropy"):
+        error = (exact.measures[name] - rounded.measures[name]).abs()
+        assert error.mean() < 0.1
+        assert error.max() > 0
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from torch import nn
 
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.data.episode import Episode
-from iris_wm.dream.dream_batch import DreamBatch, DreamStarts
-from iris_wm.dream.token_env import SamplingConfig
+from iris_wm.data.segment import Segment
+from iris_wm.dream.dream import Dream
 from iris_wm.envs import EnvConfig
 from iris_wm.evaluation.dream_metrics import (
     auc,
@@ -30,10 +30,11 @@ from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig
+from iris_wm.world.token_world import SamplingConfig
 
 PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
 
-GREEDY = SamplingConfig(temperature=0, context_overflow="slide")
+GREEDY = SamplingConfig(temperature=0)
 
 
 class BlockTokenizer(nn.Module):
@@ -86,15 +87,14 @@ def oracle(request):
         frames, rewards, ends = [], [], []
         actions = torch.randint(3, (length, 1), generator=generator)
         for action in actions:
-            batch = DreamBatch(agent, 1, GREEDY)
-            batch.restart(
-                np.zeros(1, dtype=np.int64), *batch.encode(DreamStarts.of(frame)), torch.zeros(1, 0)
+            dream = Dream(
+                agent.new_world(GREEDY), Segment.seen(frame[:, None], torch.zeros(1, 0, 1).long()), [0]
             )
-            step = batch.step(action[None].numpy())
+            outcome = dream.step(action.view(1, 1))
             frames.append(frame)
-            rewards.append(step.rewards[0])
+            rewards.append(float(outcome.rewards))
             ends.append(False)
-            frame = torch.from_numpy(step.frames).permute(0, 3, 1, 2)
+            frame = dream.frames
         episodes.append(
             Episode(
                 torch.cat(frames), actions, torch.tensor(rewards).float(), torch.tensor(ends),
@@ -178,7 +178,6 @@ def test_bad_input(oracle):
         ({"horizon": 0}, "horizon: got 0"),
         ({"num_starts": 0}, "starts: got 0"),
         ({"burn_in": 99}, "burn_in: got 99"),
-        ({"num_kept_steps": 99}, "num_kept_steps: got 99"),
     ):
         with pytest.raises(ValueError, match=text):
             evaluate_dream(agent, episodes, **options)

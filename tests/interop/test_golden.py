@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from iris_wm.agent import Agent, AgentConfig
-from iris_wm.dream.rollout import policy_inputs
-from iris_wm.dream.token_env import SamplingConfig, TokenEnv
 from iris_wm.interop.published_iris import (
     agent_from_published,
     config_from_published,
     load_published,
     published_state,
 )
+from iris_wm.policy.actor_critic import policy_inputs
 from iris_wm.policy.loss import lambda_returns
+from iris_wm.streams import Draw
 from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
 from iris_wm.world.loss import world_loss
+from iris_wm.world.token_world import SamplingConfig
 
 DEVICE = os.environ.get("IRIS_TEST_DEVICE", "cpu")
 torch.backends.cudnn.allow_tf32 = False  # ten bits are not enough for 1e-4
@@ -110,14 +111,17 @@ def test_lambda_returns(golden):
 
 
 def test_argmax_rollout_through_the_cache(agent, golden):
-    env = TokenEnv(agent.world, len(golden["tokens"]), SamplingConfig(temperature=0.0))
-    env.reset(golden["tokens"][:, 0], seed=0)
-    for t in range(golden["rollout_actions"].shape[1]):
-        step = env.step(golden["rollout_actions"][:, t, None])
-        assert torch.equal(step.obs_tokens, golden["rollout_tokens"][:, t])
-        assert_close(step.reward_logits, golden["rollout_reward_logits"][:, t])
-        assert_close(step.termination_logits, golden["rollout_end_logits"][:, t])
-        assert_close(agent.tokenizer.decode(step.obs_tokens), golden["rollout_frames"][:, t])
+    world = agent.new_world(SamplingConfig(temperature=0.0), should_measure=True)
+    actions = golden["rollout_actions"][..., None]
+    state = world.observe_tokens(golden["tokens"][:, :1], actions[:, :0])
+    for t in range(actions.shape[1]):
+        state, outcome = world.step(state, actions[:, t], Draw.start([0] * len(actions)))
+        assert torch.equal(state.obs_tokens, golden["rollout_tokens"][:, t])
+        shares = golden["rollout_reward_logits"][:, t].softmax(-1)
+        assert_close(outcome.measures["reward_probabilities"], shares)
+        ends = golden["rollout_end_logits"][:, t].softmax(-1)[:, 1]
+        assert_close(outcome.termination_probability, ends)
+        assert_close(agent.tokenizer.decode(state.obs_tokens), golden["rollout_frames"][:, t])
 
 
 def test_policy_sees_reconstructions(agent, golden):
