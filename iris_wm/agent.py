@@ -15,7 +15,7 @@ from iris_wm.data.episode import Episode
 from iris_wm.dream.dream import dream_seed
 from iris_wm.dream.rollout import Choice, Choose, roll_out
 from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig, PolicyState, policy_inputs
-from iris_wm.spaces import ActionDistribution, ActionSpace
+from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw
 from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig, to_uint8
 from iris_wm.world.network import WorldConfig, WorldNetwork
@@ -78,25 +78,20 @@ class Agent(nn.Module):
         """Where the weights are."""
         return self.policy.actor.weight.device
 
-    def initial_state(self, batch_size: int = 1) -> PolicyState:
+    def start(self, batch_size: int = 1) -> PolicyState:
         """The policy's memory at the start of an episode."""
         return self.policy.initial_state(batch_size)
 
     @torch.no_grad()
     def act(
-        self,
-        frames: Tensor,
-        state: PolicyState,
-        *,
-        generator: torch.Generator,
-        temperature: float = 1.0,
+        self, frames: Tensor, memory: PolicyState, draw: Draw, temperature: float = 1.0
     ) -> tuple[Tensor, PolicyState]:
         """Choose actions for real frames, seen through the tokenizer.
 
         Args:
             frames: (B, C, H, W) uint8.
-            state: of initial_state, or what the last call returned.
-            generator: on the CPU, source of all draws.
+            memory: of start, or what the last call returned.
+            draw: of this step, for B rows.
             temperature: of the policy; 0 takes the most likely action.
 
         Returns:
@@ -106,12 +101,18 @@ class Agent(nn.Module):
             FloatingPointError: the policy's logits are not finite.
         """
         obs_tokens = self.tokenizer.encode(frames.to(self.device))
-        output, state = self.policy(policy_inputs(self.tokenizer, self.policy, obs_tokens), state)
-        logits = output.actions.logits.float().cpu()
-        if not bool(torch.isfinite(logits).all()):
+        inputs = policy_inputs(self.tokenizer, self.policy, obs_tokens)
+        draw = draw.to(self.device).of("action")
+        choice, memory = self.policy.choose(inputs, memory, draw, temperature)
+        if not bool(choice.is_finite.all()):
             raise FloatingPointError("action_logits of the policy are not finite")
-        actions = choose(output.actions, generator, temperature)
-        return actions, state
+        return choice.actions.cpu(), memory
+
+    def keep(self, memory: PolicyState, rows: Tensor, is_new: Tensor) -> PolicyState:
+        """The memory of the rows (M,) int64, begun anew where is_new (M,) bool."""
+        rows, is_new = rows.to(self.device), is_new.to(self.device)
+        hidden, cell = (part[rows].masked_fill(is_new[:, None], 0) for part in memory)
+        return PolicyState(hidden, cell)
 
     def new_world(
         self,
@@ -169,7 +170,7 @@ class Agent(nn.Module):
         obs_tokens = self.tokenizer.encode(frames.to(self.device))
         world = self.new_world(sampling)
         state = world.observe_tokens(obs_tokens[None], taken[None].to(self.device))
-        memory = self.initial_state()
+        memory = self.start()
         if len(taken):
             inputs = policy_inputs(self.tokenizer, self.policy, obs_tokens[:-1])
             _, memory = self.policy.sequence(inputs[None], memory)
@@ -266,14 +267,6 @@ class Agent(nn.Module):
         agent = Agent(config)
         agent.load_weights(weights)
         return agent.eval()
-
-
-def choose(distribution: ActionDistribution, generator: torch.Generator, temperature: float) -> Tensor:
-    """Actions (B, n) int64, drawn on the CPU; temperature 0 takes the likeliest."""
-    if temperature == 0:
-        return distribution.mode().cpu()
-    shares = [(logits.cpu() / temperature).softmax(-1) for logits in distribution.axes]
-    return torch.cat([torch.multinomial(share, 1, generator=generator) for share in shares], dim=1)
 
 
 def check_size(config: AgentConfig) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from iris_wm.acting import ConstantActor, Explorer, RandomActor, play_episode
 from iris_wm.agent import Agent
-from iris_wm.collection import CollectionConfig, Collector, play_episode
+from iris_wm.collection import CollectionConfig, Collector
 from iris_wm.data.replay import Replay
 from iris_wm.envs import EnvConfig, make_env
-from iris_wm.streams import stream_seed
+from iris_wm.spaces import ActionSpace
+from iris_wm.streams import Draw, stream_seed
 
 CATCH, BREAKOUT = "iris_wm/Catch-v0", "Breakout"
 
@@ -66,7 +68,7 @@ def test_the_replay_holds_what_the_game_did(agents, game):
 
 def test_truncated_is_not_terminated(agents):
     collector = new_collector(agents)
-    collector.envs = [make_env(EnvConfig(CATCH, max_emulator_frames=5))]
+    collector.players.envs = [make_env(EnvConfig(CATCH, max_emulator_frames=5))]
     finished = collector.collect(20, epsilon=1.0)
     steps = columns(collector.replay)
     assert [each.length for each in finished] == [5] * 4
@@ -78,9 +80,9 @@ def memory_before_each_step(collector: Collector, monkeypatch) -> list[torch.Ten
     seen = []
     act = collector.agent.act
 
-    def recording(frames, state, **options):
+    def recording(frames, state, *options):
         seen.append(torch.cat([state.hidden, state.cell], dim=1).clone())
-        return act(frames, state, **options)
+        return act(frames, state, *options)
 
     monkeypatch.setattr(collector.agent, "act", recording, raising=False)
     return seen
@@ -103,24 +105,24 @@ def test_memory_is_rebuilt_from_the_last_frames_with_the_current_weights(agents,
     """As at the start of every epoch: burn_in frames of the open episode, none of them the current one."""
     agent = agents[CATCH]
     collector = new_collector(agents, burn_in=4)
-    collector.collect(10, epsilon=0.0)  # within the first episode
+    collector.collect(5, epsilon=0.0)  # within the first episode
     episode = collector.replay.episode(0)
-    assert len(episode) == 10
+    assert len(episode) == 5
     collector.refresh_memory()
     seen = memory_before_each_step(collector, monkeypatch)
     collector.collect(1, epsilon=0.0)
     with torch.no_grad():
         inputs = agent.tokenizer.reconstruct(episode.frames[-4:])
-        _, state = agent.policy.sequence(inputs[None], agent.initial_state())
+        _, state = agent.policy.sequence(inputs[None], agent.start())
     assert torch.allclose(seen[0], torch.cat(tuple(state), dim=1), atol=1e-5)
 
 
 def test_without_burn_in_the_memory_goes_on(agents):
     collector = new_collector(agents, burn_in=0)
     collector.collect(10, epsilon=0.0)
-    before = collector._memory
+    before = collector.players.memory
     collector.refresh_memory()
-    assert collector._memory is before
+    assert collector.players.memory is before
     new_collector(agents).refresh_memory()  # nothing to rebuild from yet
 
 
@@ -131,7 +133,7 @@ def test_epsilon_is_the_share_of_random_actions(agents, monkeypatch, epsilon):
     monkeypatch.setattr(
         agent,
         "act",
-        lambda frames, state, **_: (torch.zeros(len(frames), 1, dtype=torch.int64), state),
+        lambda frames, state, *_: (torch.zeros(len(frames), 1, dtype=torch.int64), state),
         raising=False,
     )
     collector = new_collector(agents)
@@ -141,38 +143,26 @@ def test_epsilon_is_the_share_of_random_actions(agents, monkeypatch, epsilon):
     assert share == 0 or epsilon > 0
 
 
-def test_a_random_action_is_held(agents, monkeypatch):
-    """For 1 to max_action_hold steps, then the policy or another random action follows."""
-    agent = agents[CATCH]
-    monkeypatch.setattr(
-        agent, "act", lambda frames, state, **_: (torch.full((len(frames), 1), 7), state), raising=False
-    )
-    collector = new_collector(agents, max_action_hold=5)
-    chosen, holds = [], []
-    collector._begin_episodes()
-    monkeypatch.setattr(Collector, "env_steps", property(lambda self: len(chosen)))
+def test_a_random_action_is_held():
+    """For 1 to max_hold steps, then the actor or another random action follows."""
+    space = ActionSpace.discrete(8)
+    explorer = Explorer(ConstantActor(space, 7), epsilon=0.02, max_hold=5)
+    memory, frames = explorer.start(1), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    draw, chosen, begun = Draw.start([0]), [], []
     for _ in range(3000):
-        before = collector._hold_left[0]
-        chosen += collector._choose_actions(epsilon=0.02).flatten().tolist()
-        if before == 0 and collector._held_actions[0] == chosen[-1]:
-            holds.append(collector._hold_left[0] + 1)
-    assert set(chosen) == {0, 1, 2, 7}
-    assert set(holds) == {1, 2, 3, 4, 5}
-    runs, previous = [], 7
-    for action in chosen:
-        if action != 7 and previous == 7:
-            runs.append(0)
-        if action != 7:
-            runs[-1] += 1
-        previous = action
-    assert sum(runs) == sum(holds) or abs(sum(runs) - sum(holds)) < 5  # the last may be cut off
-    assert 0.02 * 2 < sum(runs) / 3000 < 0.02 * 4  # three steps on average
-
-
-def test_a_hold_of_one_step_is_plain_epsilon(agents):
-    collector = new_collector(agents, max_action_hold=1)
-    collector.collect(60, epsilon=0.5)
-    assert collector._hold_left == [0]
+        before = memory
+        actions, memory = explorer.act(frames, memory, draw)
+        draw = draw.next()
+        chosen.append(int(actions))
+        if before.num_left == 0 and memory.num_left + 1 > 0 and chosen[-1] == memory.actions:
+            begun.append(int(memory.num_left) + 1)
+        if before.num_left > 0:
+            assert chosen[-1] == before.actions
+            assert memory.num_left == before.num_left - 1
+    assert set(chosen) == set(range(8))
+    assert set(begun) == {1, 2, 3, 4, 5}
+    share = sum(action != 7 for action in chosen) / 3000
+    assert 0.02 * 2 * 7 / 8 < share < 0.02 * 4  # three steps on average
 
 
 @pytest.mark.parametrize("game", [CATCH, BREAKOUT])
@@ -187,7 +177,7 @@ def test_state_dict_round_trip_continues_identically(agents, game, steps_before)
     num_episodes = first.replay.num_episodes
 
     second = new_collector(agents, game, **options)
-    for env in second.envs:  # whatever it did before
+    for env in second.players.envs:  # whatever it did before
         env.reset(seed=99)
     second.replay = Replay.from_steps([part], 400, first.replay.actions, num_episodes=num_episodes)
     second.load_state_dict(state)
@@ -214,10 +204,10 @@ def test_finished_episodes_after_a_round_trip(agents):
 def test_several_environments(agents):
     """Each has an episode of its own and its own seed; a step of all comes before the next of any."""
     collector = new_collector(agents, num_envs=3)
-    collector.collect(30, epsilon=0.0)
+    collector.collect(15, epsilon=0.0)
     steps = columns(collector.replay)
-    assert steps["episode_ids"].view(10, 3).tolist() == [[0, 1, 2]] * 10
-    frames = steps["frames"].view(10, 3, 3, 64, 64)
+    assert steps["episode_ids"].view(5, 3).tolist() == [[0, 1, 2]] * 5
+    frames = steps["frames"].view(5, 3, 3, 64, 64)
     assert not torch.equal(frames[0, 0], frames[0, 1])
     assert not torch.equal(frames[0, 1], frames[0, 2])
 
@@ -248,7 +238,7 @@ def catch() -> Iterator:
 
 @pytest.mark.parametrize("with_agent", [True, False])
 def test_play_episode(agents, catch, with_agent):
-    agent = agents[CATCH] if with_agent else None
+    agent = agents[CATCH] if with_agent else RandomActor(catch.actions)
     episode = play_episode(agent, catch, num_steps=100, seed=1)
     assert 6 <= len(episode) <= 42
     assert episode.is_finished

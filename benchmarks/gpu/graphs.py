@@ -83,7 +83,7 @@ def _start(agent: Agent, config: RunConfig, batch: int) -> tuple[Any, ...]:
     shape = (batch, burn_in + 1, agent.tokenizer.tokens_per_frame)
     tokens = torch.randint(agent.tokenizer.quantizer.codebook_size, shape, device=agent.device)
     actions = torch.randint(NUM_ACTIONS, (batch, burn_in, 1), device=agent.device)
-    return tokens, actions, agent.initial_state(batch)
+    return tokens, actions, agent.start(batch)
 
 
 def _roll_out(imagination: Imagination, start: tuple[Any, ...], seed: int) -> Rollout:

@@ -13,7 +13,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from iris_wm.acting import RandomActor
 from iris_wm.config import build_config, read_yaml
+from iris_wm.envs import make_env
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.evaluation.published import games
 from iris_wm.evaluation.result import load_result
@@ -53,7 +55,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="without an ending")
     options = parser.parse_args()
     config = build_config(RunConfig, read_yaml(options.runs[0] / "config.yaml"))
-    random = evaluate(None, config.env, num_episodes=options.random_episodes, seed=10**6, num_envs=8).returns
+    chance = RandomActor(make_env(config.env).actions)
+    random = evaluate(
+        chance, config.env, num_episodes=options.random_episodes, seed=10**6, num_envs=8
+    ).returns
     seeds = []
     for run in options.runs:
         metrics, result = read_metrics(run / "metrics.csv"), load_result(run / "result.json")

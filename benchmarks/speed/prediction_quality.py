@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from iris_wm.acting import RandomActor, play_episode
 from iris_wm.agent import Agent
-from iris_wm.collection import play_episode
 from iris_wm.config import build_config, read_yaml
 from iris_wm.data.episode import Episode
 from iris_wm.data.replay import Replay
@@ -36,7 +36,9 @@ def play(config: RunConfig, num_steps: int, seed: int) -> list[Episode]:
     """Episodes of random play, num_steps steps in all."""
     env, episodes = make_env(config.env), []
     while (left := num_steps - sum(map(len, episodes))) > 0:
-        episodes.append(play_episode(None, env, num_steps=left, seed=seed + len(episodes)))
+        episodes.append(
+            play_episode(RandomActor(env.actions), env, num_steps=left, seed=seed + len(episodes))
+        )
     env.close()
     return [episode for episode in episodes if len(episode) > config.world.segment_steps + 2]
 

@@ -195,7 +195,7 @@ class Bench:
         frame, reference, num = self.frames(1), self.reference, 10
         sides: dict[str, Work] = {}
         if reference is not None:
-            memory = tuple(self.agent.initial_state(1))
+            memory = tuple(self.agent.start(1))
             sides[REFERENCE] = without_gradients(lambda: [reference.act(frame, memory) for _ in range(num)])
         for name, dtype, agent in self.own():
             sides[name] = self.cast(dtype, works.acting(agent, frame, num))
@@ -235,7 +235,7 @@ class Bench:
         tokens, actions, reference = self.tokens(batch), self.actions(horizon, batch), self.reference
         sides: dict[str, Work] = {}
         if reference is not None:
-            memory = self.agent.initial_state(batch)
+            memory = self.agent.start(batch)
             sides[REFERENCE] = without_gradients(
                 lambda: reference.roll_out(tokens, memory, horizon, has_policy=has_policy)
             )

@@ -113,7 +113,7 @@ def imagination(agent: Agent, tokens: Tensor, horizon: int, dtype: torch.dtype) 
     """Imagined steps with the policy and what it sees, from tokens (B, K)."""
     imagined = new_imagination(agent, ImaginationConfig(horizon=horizon), len(tokens), dtype)
     memory, none, seeds = (
-        agent.initial_state(len(tokens)),
+        agent.start(len(tokens)),
         _no_actions(tokens),
         row_seeds(0, len(tokens), tokens.device),
     )
@@ -134,7 +134,7 @@ def policy_update(
 
     def loss() -> Tensor:
         with torch.no_grad():
-            _, state = policy.sequence(seen[:, :-1], agent.initial_state(len(tokens)))
+            _, state = policy.sequence(seen[:, :-1], agent.start(len(tokens)))
         seeds = row_seeds(0, len(tokens), tokens.device)
         rollout = imagined.imagine(tokens[:, None], _no_actions(tokens), state, seeds, first)
         output = policy.heads(policy.sequence(rollout.inputs, rollout.memory)[0])
@@ -154,8 +154,8 @@ def policy_update(
 
 def acting(agent: Agent, frame: Tensor, num: int) -> Work:
     """num actions, each for one real frame (1, C, H, W) uint8."""
-    state, generator = agent.initial_state(1), torch.Generator().manual_seed(0)
-    return lambda: [agent.act(frame, state, generator=generator) for _ in range(num)]
+    memory, draw = agent.start(1), Draw.start([0])
+    return lambda: [agent.act(frame, memory, draw) for _ in range(num)]
 
 
 def new_imagination(

@@ -14,6 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, help="of the policy (default: the run's)")
+    parser.add_argument(
+        "--actor",
+        default="policy",
+        help="who plays: policy, random, or constant:N (action N always), to see what a trivial one earns; only the "
+        "policy's score is written to a file",
+    )
     parser.add_argument("--envs", type=int, help="played side by side (default: the run's)")
     parser.add_argument("--preset", default="", help="name kept in the result file")
     parser.add_argument("--output", metavar="FILE", help="result file (default: RUN/result.json)")
@@ -25,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from iris_wm.acting import AtTemperature, ConstantActor, RandomActor
     from iris_wm.evaluation.evaluate import evaluate
     from iris_wm.evaluation.result import RESULT_FILE
     from iris_wm.evaluation.scores import summarize_returns
@@ -39,18 +46,29 @@ def run(options: argparse.Namespace) -> int:
         )
     check_writable(path.parent)  # not only after hours of playing
     temperature = settings.temperature if options.temperature is None else options.temperature
+    kind, _, action = options.actor.partition(":")
+    if kind == "constant" and action.isdecimal():
+        actor: AtTemperature | RandomActor = ConstantActor(run.agent.actions, int(action))
+    elif options.actor in ("policy", "random"):
+        is_policy = kind == "policy"
+        actor = AtTemperature(run.agent, temperature) if is_policy else RandomActor(run.agent.actions)
+    else:
+        raise ValueError(f"--actor: got {options.actor!r}, expected policy, random or constant:N")
     with Progress(transient=True) as bar:
         task = bar.add_task("episodes", total=options.episodes)
         played = evaluate(
-            run.agent,
+            actor,
             run.config.env,
             num_episodes=options.episodes,
             seed=options.seed,
-            temperature=temperature,
             num_envs=settings.num_envs if options.envs is None else options.envs,
             max_steps=settings.max_steps,
             on_progress=lambda finished: bar.update(task, completed=finished),
         )
+    console = Console(highlight=False, soft_wrap=True)
+    if kind != "policy":
+        console.print(f"{run.config.env.id}, {options.actor}: {summarize_returns(played.returns)}")
+        return 0
     result = make_result(run, played, seed=options.seed, temperature=temperature, preset=options.preset)
     score = result.human_normalized_score
     text = (
@@ -58,7 +76,6 @@ def run(options: argparse.Namespace) -> int:
         + (f"; human-normalised {score:.3f}" if score is not None else "")
         + f"; after {result.env_steps} env steps"
     )
-    console = Console(highlight=False, soft_wrap=True)
     try:
         result.save(path)
     except OSError:

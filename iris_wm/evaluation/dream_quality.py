@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iris_wm.acting import play_episode
 from iris_wm.agent import Agent
-from iris_wm.collection import play_episode
 from iris_wm.data.episode import Episode
 from iris_wm.data.segment import Segment
 from iris_wm.dream.dream import Dream, dream_seed

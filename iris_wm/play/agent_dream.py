@@ -1,5 +1,6 @@
 """An agent's dream for the page: it starts from real frames, and the game itself runs beside it."""
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iris_wm.acting import Game, Played, Players
 from iris_wm.agent import Agent
 from iris_wm.data.episode import to_frame
 from iris_wm.data.segment import Segment
@@ -19,7 +21,7 @@ from iris_wm.streams import stream_generator, stream_seed
 from iris_wm.world.token_world import TokenState
 
 _Memory: TypeAlias = Any
-"""The policy's, as `Agent.initial_state` gives it and `Agent.act` returns it."""
+"""The policy's, as `Agent.start` gives it and `Agent.act` returns it."""
 _LONGEST_START = 80
 _LONGEST_HISTORY = 100
 
@@ -166,29 +168,29 @@ class AgentDream:
         """Lets the agent play the game up to a moment that depends on the seed and the index alone."""
         generator = stream_generator(self.seed, "play start", index)
         length = int(torch.randint(1, _LONGEST_START + 1, (1,), generator=generator))
-        observation, _ = self.env.reset(seed=stream_seed(self.seed, "play start", index) % 2**31)
+        observation, _ = self.env.reset(seed=0)
         size = self.agent.config.tokenizer.autoencoder.resolution
         if np.shape(observation) != (size, size, 3):
             raise ValueError(
                 f"env: its observations have shape {np.shape(observation)}, but the agent's frames are "
                 f"({size}, {size}, 3)"
             )
-        memory = self.agent.initial_state()
-        frames: list[Tensor] = []
-        actions: list[Tensor] = []
-        for _ in range(length):
-            frame = to_frame(observation)
-            chosen, next_memory = self.agent.act(frame[None], memory, generator=generator)
-            observation, _, terminated, truncated, _ = self.env.step(int(chosen))
-            frames, actions, memory = [*frames, frame], [*actions, chosen], next_memory
-            if terminated or truncated:
-                observation, _ = self.env.reset()
-                frames, actions, memory = [], [], self.agent.initial_state()
-        most = self._world.max_past
-        frames = [*frames[len(frames) - min(most, len(frames)) :], to_frame(observation)]
-        taken = torch.cat([*actions, torch.zeros(1, 1, dtype=torch.int64)])[-len(frames) :]
-        past = Segment.seen(torch.stack(frames)[None], taken[None])
-        return _Start(past, memory, self.env.snapshot())
+        numbers = itertools.count()
+
+        def next_game(_: int) -> Game:
+            seed = stream_seed(self.seed, f"play start {index}", next(numbers))
+            return Game(seed % 2**31, seed)
+
+        players = Players([self.env], self.agent, next_game)
+        steps: list[Played] = []
+        while len(steps) < length or players.frames[0] is None:
+            steps += players.step()
+        num_past = min(players.num_steps[0], self._world.max_past)
+        before = steps[len(steps) - num_past :]
+        frames = torch.stack([*(step.frame for step in before), players.frames[0]])
+        none = torch.zeros(0, 1, dtype=torch.int64)
+        taken = torch.stack([step.action for step in before]) if before else none
+        return _Start(Segment.seen(frames[None], taken[None]), players.memory, self.env.snapshot())
 
 
 def _drift(frame: Tensor, real_frame: Tensor) -> float:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from iris_wm.acting import AtTemperature, RandomActor, play_episode
 from iris_wm.agent import Agent
-from iris_wm.collection import play_episode
 from iris_wm.config import dump_yaml
 from iris_wm.data.episode import Episode
 from iris_wm.envs import EnvConfig, make_env
@@ -17,6 +17,7 @@ from iris_wm.evaluation.published import published
 from iris_wm.evaluation.scores import ReturnSummary, human_normalized_score, summarize_returns
 from iris_wm.reports.page import Card, Section, render_page
 from iris_wm.runs.open import Run
+from iris_wm.streams import stream_seed
 from iris_wm.tokenizer.tokenizer import to_uint8
 from iris_wm.visualization.film_strip import film_strip
 from iris_wm.visualization.metric_curves import draw_curves, read_metrics
@@ -50,12 +51,11 @@ def write_run_report(
                 run.config.env,
                 num_episodes=num_episodes,
                 num_envs=settings.num_envs,
-                seed=run.config.seed + 10**6 + seed,
-                temperature=settings.temperature,
+                seed=stream_seed(run.config.seed, "report", seed) % 2**31,
                 max_steps=settings.max_steps,
             ).returns
         )
-        for actor in (run.agent, None)
+        for actor in (AtTemperature(run.agent, settings.temperature), RandomActor(run.agent.actions))
     )
     curves = folder / "curves.png"
     draw_curves(read_metrics(run.path / "metrics.csv"), random_return=random.mean).save(curves)
@@ -162,7 +162,7 @@ def dream_beside(
 ) -> Episode:
     """The real episode's first burn_in steps as they were, and from there a dream under the same actions.
 
-    sampling: of the world model; by default temperature 1, and the context slides when it is full.
+    sampling: of the world model; by default temperature 1.
     """
     burn_in = min(burn_in, len(real) - 1)
     context = real.slice(0, burn_in)

@@ -7,10 +7,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from iris_wm.acting import AtTemperature
 from iris_wm.checkpoint.errors import NumericFailure, Stopped
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, InterruptedStep, RunProgress, StopRequest
+from iris_wm.streams import stream_seed
 from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.training.batches import Step
 from iris_wm.training.checkpoint_io import RunCheckpointIO
@@ -143,12 +145,11 @@ class EpochWork(pl.Callback):
             self.stop.check()
 
         played = evaluate(
-            module.agent,
+            AtTemperature(module.agent, config.temperature),
             self.config.env,
             num_episodes=config.num_episodes,
             num_envs=config.num_envs,
-            seed=self.config.seed + 1000 * step.epoch,
-            temperature=config.temperature,
+            seed=stream_seed(self.config.seed, "evaluation", step.epoch) % 2**31,
             max_steps=config.max_steps,
             on_progress=on_progress,
         )

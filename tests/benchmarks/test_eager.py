@@ -90,9 +90,9 @@ def test_roll_out_of_likeliest_tokens_over_the_end_of_the_context(agent, referen
 def test_policy(agent, reference, frames):
     tokens = agent.tokenizer.encode(frames)
     inputs = policy_inputs(agent.tokenizer, agent.policy, tokens)
-    state = agent.initial_state(B)
+    state = agent.start(B)
     output, state = agent.policy(inputs, state)
-    logits, values, memory = reference.policy(inputs, tuple(agent.initial_state(B)))
+    logits, values, memory = reference.policy(inputs, tuple(agent.start(B)))
     assert close(logits, output.actions.logits)
     assert close(values, output.values)
     assert close(memory[1], state.cell)

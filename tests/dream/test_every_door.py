@@ -80,7 +80,7 @@ def test_learning(agent, past, expected):
     imagination = Imagination(agent.new_world(), agent.look, choose, config, 1)
     obs_tokens = agent.tokenizer.encode(past.frames)
     seeds = torch.tensor([dream_seed(SEED)])
-    rollout = imagination.imagine(obs_tokens, past.actions[:, :2], agent.initial_state(), seeds)
+    rollout = imagination.imagine(obs_tokens, past.actions[:, :2], agent.start(), seeds)
     # The last step's next frame is nobody's to see.
     assert torch.equal(rollout.measures["tokens"][0, :-1], expected[:-1])
 
@@ -109,7 +109,7 @@ def test_the_page(agent, past, expected):
     env = make_env(EnvConfig(id="iris_wm/Catch-v0"))
     env.reset(seed=0)
     dream = AgentDream(agent, env, num_starts=1)
-    dream._starts[0] = _Start(past, agent.initial_state(), env.snapshot())
+    dream._starts[0] = _Start(past, agent.start(), env.snapshot())
     dream.reset(0, SEED)
     tokens = [dream.step(int(action)).tokens for action in TAKEN]
     assert torch.equal(torch.stack(tokens), expected)

@@ -1,13 +1,16 @@
 """Evaluation: which episode is played where, from which seed, and for how long."""
 
+import itertools
+
 import pytest
 import torch
 
+from iris_wm.acting import AtTemperature, ConstantActor, RandomActor
 from iris_wm.envs import EnvConfig, make_env
 from iris_wm.envs.catch import CatchEnv
 from iris_wm.evaluation import evaluate as module
 from iris_wm.evaluation.evaluate import evaluate
-from iris_wm.policy.actor_critic import PolicyState
+from iris_wm.streams import stream_seed
 
 CATCH = EnvConfig("iris_wm/Catch-v0")
 BREAKOUT = EnvConfig("Breakout")
@@ -18,8 +21,11 @@ def agent(tiny_agent):
     return tiny_agent()
 
 
-def play(agent, num_episodes: int = 5, **options):
-    return evaluate(agent, options.pop("env", CATCH), **{"num_episodes": num_episodes, "seed": 0, **options})
+def play(actor, num_episodes: int = 5, **options):
+    """actor: None plays at random."""
+    config = options.pop("env", CATCH)
+    actor = actor or RandomActor(make_env(config).actions)
+    return evaluate(actor, config, **{"num_episodes": num_episodes, "seed": 0, **options})
 
 
 @pytest.mark.parametrize("policy", ["agent", "random"])
@@ -34,18 +40,27 @@ def test_same_seed_same_returns(agent, policy):
     assert first.mean_return == pytest.approx(sum(first.returns) / 5)
 
 
-def test_what_the_policy_does_with_certainty_does_not_depend_on_num_envs(agent):
-    """Games have their own seeds, so with temperature 0 only rounding could tell; draws of actions are shared
-    out in the order of the environments, so with a temperature above 0 num_envs is part of the seed."""
-    expected = play(agent, num_envs=1, temperature=0.0)
+@pytest.mark.parametrize("temperature", [0.0, 1.0, None])
+def test_nothing_depends_on_num_envs(agent, temperature):
+    """Each game has its own seeds, of the game and of the draws; None: random play."""
+    actor = None if temperature is None else AtTemperature(agent, temperature)
+    expected = play(actor, num_envs=1)
     for num_envs in (2, 3, 8):
-        assert play(agent, num_envs=num_envs, temperature=0.0) == expected
-    assert play(agent, num_envs=1, temperature=1.0) != play(agent, num_envs=3, temperature=1.0)
+        assert play(actor, num_envs=num_envs) == expected
+
+
+def test_a_constant_action(agent):
+    """In Catch, standing still catches what falls on the paddle alone."""
+    stay = play(ConstantActor(agent.actions, 0), 20)
+    assert stay == play(ConstantActor(agent.actions, 0), 20, num_envs=1)
+    assert stay.mean_return < CatchEnv.OPTIMAL_RETURN
+    with pytest.raises(ValueError, match="action: got 3, expected a whole number of 0 to 2"):
+        ConstantActor(agent.actions, 3)
 
 
 def test_more_episodes_begin_like_fewer(agent):
-    few = play(agent, 3, num_envs=1, temperature=0.0)
-    many = play(agent, 6, num_envs=4, temperature=0.0)
+    few = play(agent, 3, num_envs=1)
+    many = play(agent, 6, num_envs=4)
     assert many.returns[:3] == few.returns
     assert many.lengths[:3] == few.lengths
 
@@ -53,13 +68,21 @@ def test_more_episodes_begin_like_fewer(agent):
 def test_each_episode_has_a_place_and_a_seed_of_its_own(monkeypatch):
     """Episode i runs in environment i mod num_envs, after i - num_envs: short games never crowd out long ones."""
     started: list[tuple[int, int]] = []
-    begin = module._Player._begin
+    seeds = {stream_seed(0, "evaluation game", episode) % 2**31: episode for episode in range(7)}
+    original = module.make_env
 
-    def recording(self):
-        begin(self)
-        started.append((id(self), self.episodes[0]))
+    def recording(config, **options):
+        env = original(config, **options)
+        reset = env.reset
 
-    monkeypatch.setattr(module._Player, "_begin", recording)
+        def noting(seed=None, options=None):
+            started.append((id(env), seeds[seed]))
+            return reset(seed=seed)
+
+        monkeypatch.setattr(env, "reset", noting)
+        return env
+
+    monkeypatch.setattr(module, "make_env", recording)
     play(None, 7, num_envs=3)
     places: dict[int, list[int]] = {}
     for place, episode in started:
@@ -69,16 +92,20 @@ def test_each_episode_has_a_place_and_a_seed_of_its_own(monkeypatch):
 
 def test_a_long_game_counts_as_much_as_a_short_one(monkeypatch):
     """Environment 0 plays games of 30 steps, the other games of one; all are played."""
-    begin = module._Player._begin
+    original, made = module.make_env, []
 
-    def begin_fixed(self):
-        begin(self)
-        steps = iter(range(1, 31))
-        observation = self.frame.permute(1, 2, 0).numpy()
-        length = 1 if self.episodes[0] % 2 else 30
-        self.env.step = lambda action: (observation, 1.0, next(steps) == length, False, {})
+    def fixed(config, **options):
+        env = original(config, **options)
+        observation, _ = env.reset(seed=0)
+        length = 1 if len(made) % 2 else 30
+        made.append(env)
+        steps = itertools.count(1)
+        monkeypatch.setattr(
+            env, "step", lambda action: (observation, 1.0, next(steps) % length == 0, False, {})
+        )
+        return env
 
-    monkeypatch.setattr(module._Player, "_begin", begin_fixed)
+    monkeypatch.setattr(module, "make_env", fixed)
     played = play(None, 6, num_envs=2)
     assert played.lengths == [30, 1, 30, 1, 30, 1]
     assert played.returns == [30.0, 1.0, 30.0, 1.0, 30.0, 1.0]
@@ -102,9 +129,9 @@ def test_memory_begins_empty_in_every_episode(agent, monkeypatch):
     seen = []
     act = agent.act
 
-    def recording(frames, state, **options):
+    def recording(frames, state, *options):
         seen.append((state.hidden == 0).all(1).tolist())
-        return act(frames, state, **options)
+        return act(frames, state, *options)
 
     monkeypatch.setattr(agent, "act", recording, raising=False)
     played = play(agent, 5, num_envs=2, max_steps=4)
@@ -133,25 +160,21 @@ def test_a_random_policy_scores_what_is_known():
 
 
 def test_a_perfect_policy_scores_what_is_possible():
-    class Perfect:
-        def initial_state(self, batch_size):
-            return PolicyState(torch.zeros(batch_size, 1), torch.zeros(batch_size, 1))
+    envs: list = []
+    original = module.make_env
 
-        def act(self, frames, state, **options):
-            return torch.tensor([player.env._env.unwrapped.optimal_action() for player in players])[
-                :, None
-            ], state
+    class Perfect(RandomActor):
+        def act(self, frames, memory, draw):
+            return torch.tensor([[env._env.unwrapped.optimal_action()] for env in envs]), None
 
-    players: list = []
-    begin = module._Player.__init__
+    def remember(config, **options):
+        envs.append(original(config, **options))
+        return envs[-1]
 
-    def remember(self, *arguments):
-        begin(self, *arguments)
-        players.append(self)
-
+    actions = make_env(CATCH).actions
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module._Player, "__init__", remember)
-        played = evaluate(Perfect(), CATCH, num_episodes=2, num_envs=2, seed=0)
+        patch.setattr(module, "make_env", remember)
+        played = evaluate(Perfect(actions), CATCH, num_episodes=2, num_envs=2, seed=0)
     assert played.returns == [CatchEnv.OPTIMAL_RETURN] * 2
     assert played.lengths == [42, 42]
 

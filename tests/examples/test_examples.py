@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from iris_wm.acting import RandomActor, play_episode
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.checkpoint.folder import resume, save_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
-from iris_wm.collection import play_episode
 from iris_wm.config import dump_yaml, to_mapping
 from iris_wm.data.replay import Replay
 from iris_wm.envs import EnvConfig, make_env
@@ -41,7 +41,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).eval()
     replay = Replay(500, agent.actions)
     for seed in range(4):
-        episode = play_episode(None, make_env(env_config), num_steps=50, seed=seed)
+        env = make_env(env_config)
+        episode = play_episode(RandomActor(env.actions), env, num_steps=50, seed=seed)
         columns = (
             episode.frames,
             episode.actions,

@@ -89,14 +89,14 @@ def test_losses(agent, golden, golden_manifest):
 
 def test_policy_and_value(agent, golden):
     reconstructions = golden["reconstructions"]
-    state = agent.initial_state(len(reconstructions))
+    state = agent.start(len(reconstructions))
     for t in range(reconstructions.shape[1]):
         with torch.no_grad():
             output, state = agent.policy(reconstructions[:, t], state)
         assert_close(output.actions.logits, golden["policy_logits"][:, t])
         assert_close(output.values, golden["values"][:, t])
     with torch.no_grad():
-        hidden, last = agent.policy.sequence(reconstructions, agent.initial_state(len(reconstructions)))
+        hidden, last = agent.policy.sequence(reconstructions, agent.start(len(reconstructions)))
         output = agent.policy.heads(hidden)
     assert_close(output.actions.logits, golden["policy_logits"])
     assert_close(output.values, golden["values"])

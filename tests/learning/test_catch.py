@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from iris_wm.acting import AtTemperature
 from iris_wm.config import apply_overrides, build_config, read_yaml
 from iris_wm.envs.catch import CatchEnv
 from iris_wm.envs.config import EnvConfig
@@ -51,7 +52,8 @@ def learn(tmp_path: Path) -> Callable[..., float]:
         minutes = (time.monotonic() - started) / 60
         agent = open_run(tmp_path / "run").agent
         game = EnvConfig(id="iris_wm/Catch-v0")
-        played = evaluate(agent, game, num_episodes=NUM_EPISODES, seed=10**6, num_envs=16)
+        actor = AtTemperature(agent, 0.5)
+        played = evaluate(actor, game, num_episodes=NUM_EPISODES, seed=10**6, num_envs=16)
         print(f"seed {seed} {' '.join(overrides)}: mean return {played.mean_return:.2f} in {minutes:.1f} min")
         return played.mean_return
 
