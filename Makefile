@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/pip install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RUN ?= runs/demo
 
-.PHONY: demo test check bench gpu bench-kernels test-gpu test-slow test-reliability test-learning notebooks docs
+.PHONY: house demo test check bench gpu bench-kernels test-gpu test-slow test-reliability test-learning notebooks docs
 
 demo: .venv/installed
 	$(BIN)/iris-wm fit --config configs/demo.yaml --run $(RUN)
@@ -43,6 +43,10 @@ test-learning: .venv/installed-test
 
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
+
+# What the house measures: lines, files on a frame's way, what exists more than once.
+house:
+	@$(PYTHON) benchmarks/house.py
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/speed/run.py
