@@ -71,7 +71,7 @@ def policy_loss(
         advantages = returns - values[:, :-1]
         value_scale: Tensor | float = 1.0
         if config.return_normalization == "batch":
-            low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95]))
+            low, high = (torch.quantile(returns.flatten(), share) for share in (0.05, 0.95))
             advantages = advantages / (high - low).clamp_min(1.0)
         elif config.return_normalization == "deviation":
             value_scale = advantages.std().clamp_min(1e-3)

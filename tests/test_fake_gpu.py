@@ -1,0 +1,258 @@
+"""Acting, roll-outs and losses on fake CUDA tensors, which have a shape and a device but no numbers.
+
+So machines without a GPU find tensors on the wrong device and, in what a CUDA graph records, all that would wait for
+the device. Kernels are not launched: their fakes stand in for them, or the references run.
+"""
+
+import ctypes
+import dataclasses
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from iris_kernels.ops import attention, decode_chain, group_norm_silu, head_sample
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorDeviceMismatchError,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
+
+from iris_wm.agent import Agent
+from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.dream.rollout import Imagination, Rollout
+from iris_wm.policy.actor_critic import policy_inputs
+from iris_wm.policy.loss import policy_loss
+from iris_wm.runs.config import RunConfig
+from iris_wm.spaces import ActionSpace
+from iris_wm.streams import Draw, row_seeds
+from iris_wm.tokenizer.loss import tokenizer_loss
+from iris_wm.world.loss import world_loss
+from iris_wm.world.token_world import TokenState
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PRESETS = sorted(CONFIGS.rglob("*.yaml"))
+B = 3
+
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+
+
+class OnTheHost(Exception):
+    """A tensor of the host where only the device's may be."""
+
+
+class DeviceOnly(TorchDispatchMode):
+    """Fails where a tensor is made or used on the host: no copy of it can be in a CUDA graph."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        for leaf in tree_leaves((arguments, keywords, result)):
+            if isinstance(leaf, Tensor) and leaf.device.type == "cpu":
+                raise OnTheHost(f"{function} has a tensor of the host, {tuple(leaf.shape)}")
+        return result
+
+
+# PyTorch's builds for CPUs lack what switches the current CUDA device around calls from Python. One that does nothing:
+GUARD = """
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device_guard(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fake CUDA tensors can be indexed, copied and so on, whatever PyTorch was built for."""
+    if torch.backends.cuda.is_built():
+        return
+    if (compiler := shutil.which("c++")) is None:
+        pytest.skip("needs a C++ compiler")
+    library, torch_home = tmp_path_factory.mktemp("guard") / "guard.so", Path(torch.__file__).parent
+    options = (
+        f"-x c++ - -std=c++20 -shared -fPIC -I{torch_home}/include -L{torch_home}/lib -lc10 -o {library}"
+    )
+    subprocess.run([compiler, *options.split()], input=GUARD, text=True, check=True)
+    ctypes.CDLL(str(library))
+
+
+@pytest.fixture(autouse=True)
+def fake_gpu() -> Iterator[None]:
+    """No tensor of the test has numbers."""
+    with FakeTensorMode(), torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU without Triton; otherwise the fakes of the ops stand for the kernels."""
+    monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
+    for op in (attention, decode_chain, group_norm_silu, head_sample):
+        monkeypatch.setattr(op, "runs_eagerly", lambda tensor: True)
+
+
+def shortened(config: RunConfig) -> RunConfig:
+    """With one of the layers, which are alike, and roll-outs just long enough to begin the context anew."""
+    burn_in = min(config.imagination.burn_in, 1)
+    return dataclasses.replace(
+        config,
+        world=dataclasses.replace(config.world, num_layers=1, context_steps=3),
+        imagination=dataclasses.replace(config.imagination, burn_in=burn_in, horizon=4),
+    )
+
+
+@pytest.fixture(params=PRESETS, ids=lambda path: path.stem)
+def preset(request) -> RunConfig:
+    return shortened(build_config(RunConfig, read_yaml(request.param)))
+
+
+def small(*overrides: str) -> RunConfig:
+    """Four tokens a frame."""
+    settings = read_yaml(CONFIGS / "debug.yaml")
+    few_tokens = "tokenizer.autoencoder.channel_multipliers=[1, 1, 1, 1]"
+    return shortened(build_config(RunConfig, apply_overrides(settings, [few_tokens, *overrides])))
+
+
+def new_agent(config: RunConfig, *sizes: int) -> Agent:
+    """An agent on the GPU, whose quantizer's tables have to be numbers while it is built."""
+    with unset_fake_temporarily(), torch.device("meta"):
+        agent = Agent(config.agent_config(ActionSpace.discrete(*sizes or (4,))))
+    for module in agent.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = _on_gpu(tensor)
+    return agent.eval()
+
+
+def _on_gpu(tensor: Tensor) -> Tensor:
+    moved = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
+    return nn.Parameter(moved) if isinstance(tensor, nn.Parameter) else moved
+
+
+def new_frames(config: RunConfig) -> Tensor:
+    return torch.zeros(B, 3, config.env.resolution, config.env.resolution, dtype=torch.uint8, device="cuda")
+
+
+def new_tokens(agent: Agent, num_steps: int) -> Tensor:
+    return torch.zeros(B, num_steps, agent.tokenizer.tokens_per_frame, dtype=torch.int64, device="cuda")
+
+
+def new_actions(agent: Agent, num_steps: int) -> Tensor:
+    return torch.zeros(B, num_steps, agent.actions.num_axes, dtype=torch.int64, device="cuda")
+
+
+def imagine(agent: Agent, config: RunConfig, look: Callable | None = None) -> Rollout:
+    """A batch of roll-outs for the policy to learn from: what a CUDA graph records, with the host out of reach."""
+    past = config.imagination.burn_in if config.imagination.context == "burn_in" else 0
+    world = agent.new_world(dtype=torch.bfloat16 if config.trainer.precision == "bf16" else torch.float32)
+    imagination = Imagination(
+        world, look or agent.look, agent.policy.choose, config.imagination, B, should_use_cuda_graph=False
+    )
+    inputs = (
+        new_tokens(agent, past + 1),
+        new_actions(agent, past),
+        agent.initial_state(B),
+        row_seeds(0, B, "cuda"),
+    )
+    with DeviceOnly():
+        return imagination.imagine(*inputs)
+
+
+def is_on_gpu(tensors: object) -> bool:
+    return {leaf.device.type for leaf in tree_leaves(tensors)} == {"cuda"}
+
+
+def test_acting(preset):
+    agent = new_agent(preset)
+    with DeviceOnly():
+        obs_tokens = agent.tokenizer.encode(new_frames(preset))
+        assert agent.tokenizer.decode(obs_tokens).shape == (B, 3, 64, 64)
+        inputs = policy_inputs(agent.tokenizer, agent.policy, obs_tokens)
+        seeds = row_seeds(0, B, "cuda")
+        draw = Draw(seeds, torch.zeros_like(seeds)).of("action")
+        assert is_on_gpu(agent.policy.choose(inputs, agent.initial_state(B), draw))
+
+
+def test_rollouts_of_presets(preset):
+    assert is_on_gpu(imagine(new_agent(preset), preset))
+
+
+@pytest.mark.parametrize("inputs", ["frames", "tokens"])
+@pytest.mark.parametrize("window", ["restart", "slide"])
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "{kind: autoregressive}",
+        "{kind: parallel}",
+        "{kind: parallel, queries: current_step, attention: block_causal}",
+    ],
+    ids=["autoregressive", "parallel", "block-causal"],
+)
+def test_rollouts_of_every_kind(prediction, window, inputs, references):
+    config = small(f"world.prediction={prediction}", f"world.window={window}", f"policy.inputs={inputs}")
+    rollout = imagine(new_agent(config, 3, 2), config)
+    assert is_on_gpu(rollout)
+    assert rollout.actions.shape == (B, 4, 2)
+
+
+def test_losses(preset, monkeypatch):
+    """In training mode, but without gradients."""
+    # The library asks the device in every training pass whether its codes have values yet. The wait is known.
+    monkeypatch.setattr(Codebook, "init_embed_", lambda self, data, mask=None: None)
+    agent = new_agent(preset).train()
+    frames, num_steps = new_frames(preset), preset.world.segment_steps
+    with DeviceOnly():
+        tokenizer = agent.tokenizer
+        losses = tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), preset.tokenizer.loss)
+
+        tokens, actions = new_tokens(agent, num_steps), new_actions(agent, num_steps)
+        rewards, events = torch.zeros(2, B, num_steps, device="cuda")
+        output = agent.world(
+            tokens[:, : preset.world.context_steps], actions[:, : preset.world.context_steps]
+        )
+        is_real = torch.ones_like(events, dtype=torch.bool)
+        losses |= world_loss(agent.world, output, tokens, rewards, events > 0, is_real, preset.world.loss)
+
+        inputs = policy_inputs(tokenizer, agent.policy, tokens)
+        hidden, _ = agent.policy.sequence(inputs, agent.initial_state(B), is_real)
+        acted = agent.policy.heads(hidden)
+        losses |= policy_loss(acted.actions, acted.values, actions, rewards, events > 0, preset.policy.loss)
+    assert is_on_gpu(losses)
+    assert all(loss.shape == () for loss in losses.values())
+
+
+FAULTS: dict[str, tuple[Callable[[Tensor], object], type[Exception]]] = {
+    "reads a number": (lambda inputs: inputs.sum().item(), DataDependentOutputException),
+    "selects by a mask": (lambda inputs: inputs[inputs > 0], DynamicOutputShapeException),
+    "adds a tensor of the host": (lambda inputs: inputs + torch.zeros(inputs.shape), OnTheHost),
+    "indexes by a tensor of the host": (lambda inputs: inputs[torch.arange(B)], OnTheHost),
+    "copies to the host": (lambda inputs: inputs.cpu(), OnTheHost),
+    "copies from the host": (lambda inputs: torch.tensor([1.0], device="cuda"), OnTheHost),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_in_a_rollout_is_found(fault):
+    run, error = FAULTS[fault]
+    config = small("world.prediction=parallel", "policy.inputs=tokens")
+    agent = new_agent(config)
+
+    def look(state: TokenState) -> Tensor:
+        inputs = agent.look(state)
+        run(inputs)
+        return inputs
+
+    with pytest.raises(error):
+        imagine(agent, config, look)
+
+
+def test_a_mixture_of_devices_is_found_without_the_mode():
+    with pytest.raises(FakeTensorDeviceMismatchError, match="same device"):
+        torch.zeros(B, device="cuda") + torch.zeros(B)
