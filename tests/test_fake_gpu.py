@@ -158,7 +158,7 @@ def imagine(agent: Agent, config: RunConfig, look: Callable | None = None) -> Ro
     inputs = (
         new_tokens(agent, past + 1),
         new_actions(agent, past),
-        agent.initial_state(B),
+        agent.start(B),
         row_seeds(0, B, "cuda"),
     )
     with DeviceOnly():
@@ -177,7 +177,7 @@ def test_acting(preset):
         inputs = policy_inputs(agent.tokenizer, agent.policy, obs_tokens)
         seeds = row_seeds(0, B, "cuda")
         draw = Draw(seeds, torch.zeros_like(seeds)).of("action")
-        assert is_on_gpu(agent.policy.choose(inputs, agent.initial_state(B), draw))
+        assert is_on_gpu(agent.policy.choose(inputs, agent.start(B), draw))
 
 
 def test_rollouts_of_presets(preset):
@@ -221,7 +221,7 @@ def test_losses(preset, monkeypatch):
         losses |= world_loss(agent.world, output, tokens, rewards, events > 0, is_real, preset.world.loss)
 
         inputs = policy_inputs(tokenizer, agent.policy, tokens)
-        hidden, _ = agent.policy.sequence(inputs, agent.initial_state(B), is_real)
+        hidden, _ = agent.policy.sequence(inputs, agent.start(B), is_real)
         acted = agent.policy.heads(hidden)
         losses |= policy_loss(acted.actions, acted.values, actions, rewards, events > 0, preset.policy.loss)
     assert is_on_gpu(losses)
