@@ -88,7 +88,7 @@ def act(hook: dict[str, Any], arguments: tuple[Any, ...]) -> None:
         tokenizer.latents = lambda frames: original(frames) * float("nan")
     elif what == "logits":
         policy = arguments[0].agent.policy
-        policy.actor.register_forward_hook(lambda layer, inputs, output: output * float("nan"))
+        policy.actor.register_forward_pre_hook(lambda layer, inputs: inputs[0] * float("nan"))
     elif what == "world model logits":
         head = arguments[0].agent.world.observation_head
         head.register_forward_hook(lambda layer, inputs, output: output * float("nan"))
