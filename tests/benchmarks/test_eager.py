@@ -79,7 +79,7 @@ def test_roll_out_of_likeliest_tokens_over_the_end_of_the_context(agent, referen
         actions = torch.randint(3, (B, 1), generator=generator)
         is_last = t == 8
         draw = Draw.start([0] * B)
-        state, ours = world.step(state, actions[:, None], draw, needs_frame=not is_last)
+        state, ours = world.step(state, actions, draw, needs_frame=not is_last)
         obs_tokens, rewards, ends = reference.step(actions, is_last=is_last, is_greedy=True)
         assert torch.equal(obs_tokens, state.obs_tokens)
         assert torch.equal(rewards, ours.rewards)

@@ -334,10 +334,10 @@ BAD_ACTIONS = [
     "1",
     None,
     True,
-    np.array([1]),
+    np.array([1, 0]),
     np.float32(1),
     np.bool_(True),
-    [0],
+    [0, 1],
 ]
 
 

@@ -54,6 +54,7 @@ BAD_FIELDS = {
     "id": ["", "  ", None, 3, "Pong\n", "Pong\x00"],
     "resize": ["bilinear", None, 1],
     "resolution": [0, 7, -64, 64.0, True, float("nan"), "64", 10**6],
+    "action_bins": [0, 1.5, True, None],
     "frame_skip": [0, -1, 4.0, True, None, float("nan"), 10**9],
     "noop_max": [-1, 1.5, True, float("nan"), 10**9],
     "terminal_on_life_loss": [1, "yes", None],

@@ -19,6 +19,7 @@ from iris_wm.checkpoint.verify import list_checkpoints, verify_checkpoint
 from iris_wm.config import apply_overrides, build_config, parse_yaml, read_yaml
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY
+from iris_wm.spaces import ActionSpace
 from iris_wm.training import callbacks, module
 from iris_wm.training.train import FitResult, check_machine, fit
 
@@ -187,7 +188,7 @@ def test_the_agent_of_the_run_can_be_loaded(reference):
 
 
 def test_every_network_has_learned(reference, tiny_run):
-    fresh = module.IrisModule(tiny_run(), 3).agent.weights()
+    fresh = module.IrisModule(tiny_run(), ActionSpace.discrete(3)).agent.weights()
     for network in ("tokenizer.encoder", "tokenizer.quantizer", "world", "policy"):
         moved = [name for name, value in fresh.items() if name.startswith(network)]
         assert any(not torch.equal(fresh[name], reference.result.agent.weights()[name]) for name in moved), (
