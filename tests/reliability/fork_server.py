@@ -96,7 +96,7 @@ def act(hook: dict[str, Any], arguments: tuple[Any, ...]) -> None:
         head = arguments[0].agent.world.reward_head
         head.register_forward_hook(lambda layer, inputs, output: output * float("inf"))
     elif what == "reward":
-        env = arguments[0].envs[0]
+        env = arguments[0].players.envs[0]
         original_step: Callable[..., Any] = env.step
 
         def step(action: int) -> Any:
