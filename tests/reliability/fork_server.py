@@ -25,14 +25,14 @@ from typing import Any
 import torch
 import torch.utils.tensorboard  # only so that every process finds it loaded
 
-from iris_wm import __main__, collection
+from iris_wm import __main__, acting, collection
 from iris_wm.benchmark import launch as launch
 from iris_wm.checkpoint import durable
 from iris_wm.tokenizer import token_cache
 from iris_wm.training import callbacks, module, train
 
 PLACES: dict[str, tuple[Any, str]] = {
-    "collection": (collection.Collector, "_step_env"),
+    "collection": (acting.Players, "_step_env"),
     "tokenizer": (module.IrisModule, "_tokenizer_losses"),
     "cache": (token_cache.TokenCache, "fill"),
     "world": (module.IrisModule, "_world_losses"),
