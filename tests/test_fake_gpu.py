@@ -1,11 +1,12 @@
-"""Acting, roll-outs and losses on fake CUDA tensors, which have a shape and a device but no numbers.
+"""Acting, roll-outs, the token cache and losses on fake CUDA tensors, which have a shape and a device but no numbers.
 
-So machines without a GPU find tensors on the wrong device and, in what a CUDA graph records, all that would wait for
-the device. Kernels are not launched: their fakes stand in for them, or the references run.
+So machines without a GPU find tensors on the wrong device and all that would wait for the device. Kernels are not
+launched: their fakes stand in for them, or the references run.
 """
 
 import ctypes
 import dataclasses
+import functools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,8 +17,6 @@ import torch
 from iris_kernels.ops import attention, decode_chain, group_norm_silu, head_sample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
     FakeTensorDeviceMismatchError,
     FakeTensorMode,
     unset_fake_temporarily,
@@ -28,6 +27,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from iris_wm.agent import Agent
 from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.data.replay import Replay
 from iris_wm.dream.rollout import Imagination, Rollout
 from iris_wm.policy.actor_critic import policy_inputs
 from iris_wm.policy.loss import policy_loss
@@ -35,12 +35,15 @@ from iris_wm.runs.config import RunConfig
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
 from iris_wm.tokenizer.loss import tokenizer_loss
+from iris_wm.tokenizer.quantizer import codebook_usage
+from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.world.loss import world_loss
 from iris_wm.world.token_world import TokenState
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.rglob("*.yaml"))
 B = 3
+INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 
@@ -49,14 +52,48 @@ class OnTheHost(Exception):
     """A tensor of the host where only the device's may be."""
 
 
-class DeviceOnly(TorchDispatchMode):
-    """Fails where a tensor is made or used on the host: no copy of it can be in a CUDA graph."""
+class Waits(Exception):
+    """The host would wait for numbers of the device."""
+
+
+def devices(tensors: object) -> set[str]:
+    return {leaf.device.type for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)}
+
+
+@functools.cache
+def needs_numbers(function: torch._ops.OpOverload) -> bool:
+    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(function.tags))
+
+
+class NoWait(TorchDispatchMode):
+    """Fails where the host needs numbers of the device; the host's own tensors have theirs.
+
+    Fake tensors alone would let some of it pass: bincount, a mask that is written to.
+    """
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        result = function(*arguments, **(keywords or {}))
-        for leaf in tree_leaves((arguments, keywords, result)):
-            if isinstance(leaf, Tensor) and leaf.device.type == "cpu":
-                raise OnTheHost(f"{function} has a tensor of the host, {tuple(leaf.shape)}")
+        keywords = keywords or {}
+        target, inputs = keywords.get("device"), devices((arguments, keywords))
+        if "cuda" not in inputs and (target is None or target.type == "cpu"):
+            with unset_fake_temporarily():
+                return function(*arguments, **keywords)
+        if "cuda" in inputs:
+            if function.overloadpacket in INDEXING:
+                waits = torch.bool in {getattr(index, "dtype", None) for index in arguments[1]}
+            else:
+                waits = needs_numbers(function) or (target is not None and target.type == "cpu")
+            if waits:
+                raise Waits(f"{function} waits for the device")
+        return function(*arguments, **keywords)
+
+
+class DeviceOnly(NoWait):
+    """Fails also where a tensor is made or used on the host: no copy of it can be in a CUDA graph."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = super().__torch_dispatch__(function, types, arguments, keywords)
+        if "cpu" in devices((arguments, keywords, result)):
+            raise OnTheHost(f"{function} has a tensor of the host")
         return result
 
 
@@ -85,7 +122,7 @@ def device_guard(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def fake_gpu() -> Iterator[None]:
     """No tensor of the test has numbers."""
-    with FakeTensorMode(), torch.no_grad():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         yield
 
 
@@ -165,10 +202,6 @@ def imagine(agent: Agent, config: RunConfig, look: Callable | None = None) -> Ro
         return imagination.imagine(*inputs)
 
 
-def is_on_gpu(tensors: object) -> bool:
-    return {leaf.device.type for leaf in tree_leaves(tensors)} == {"cuda"}
-
-
 def test_acting(preset):
     agent = new_agent(preset)
     with DeviceOnly():
@@ -177,15 +210,14 @@ def test_acting(preset):
         inputs = policy_inputs(agent.tokenizer, agent.policy, obs_tokens)
         seeds = row_seeds(0, B, "cuda")
         draw = Draw(seeds, torch.zeros_like(seeds)).of("action")
-        assert is_on_gpu(agent.policy.choose(inputs, agent.start(B), draw))
+        assert devices(agent.policy.choose(inputs, agent.start(B), draw)) == {"cuda"}
 
 
 def test_rollouts_of_presets(preset):
-    assert is_on_gpu(imagine(new_agent(preset), preset))
+    assert devices(imagine(new_agent(preset), preset)) == {"cuda"}
 
 
-@pytest.mark.parametrize("inputs", ["frames", "tokens"])
-@pytest.mark.parametrize("window", ["restart", "slide"])
+@pytest.mark.parametrize(("window", "inputs"), [("restart", "frames"), ("slide", "tokens")])
 @pytest.mark.parametrize(
     "prediction",
     [
@@ -198,19 +230,49 @@ def test_rollouts_of_presets(preset):
 def test_rollouts_of_every_kind(prediction, window, inputs, references):
     config = small(f"world.prediction={prediction}", f"world.window={window}", f"policy.inputs={inputs}")
     rollout = imagine(new_agent(config, 3, 2), config)
-    assert is_on_gpu(rollout)
+    assert devices(rollout) == {"cuda"}
     assert rollout.actions.shape == (B, 4, 2)
 
 
+def test_token_cache(preset):
+    """What an epoch needs of a replay is encoded and decoded, and read; which frames these are, the host knows."""
+    agent = new_agent(preset)
+    with NoWait():
+        replay = Replay(10, agent.actions, (3, 64, 64), "cuda")
+        replay._frames, replay._num_steps = torch.zeros(6, 3, 64, 64, dtype=torch.uint8, device="cuda"), 6
+        cache = TokenCache(replay, agent.tokenizer.tokens_per_frame)
+        encode = torch.tensor([True, True, False, True, True, False])
+        cache.fill(agent.tokenizer, encode, encode & (torch.arange(6) > 0), lambda done, total: None)
+        indices = torch.tensor([[0, 1], [3, 4]])
+        segment = replay.gather(indices, indices > 0)
+    with DeviceOnly():
+        assert cache.obs_tokens(segment.frame_indices).shape == (2, 2, agent.tokenizer.tokens_per_frame)
+        assert cache.reconstructions(segment.frame_indices).shape == (2, 2, 3, 64, 64)
+    assert devices(dataclasses.astuple(segment)) == {"cuda"}
+
+
 def test_losses(preset, monkeypatch):
+    check_losses(preset, monkeypatch)
+
+
+def test_losses_in_bfloat16(monkeypatch):
+    check_losses(small("trainer.precision=bf16"), monkeypatch)
+
+
+def check_losses(preset: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training mode, but without gradients."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     # The library asks the device in every training pass whether its codes have values yet. The wait is known.
     monkeypatch.setattr(Codebook, "init_embed_", lambda self, data, mask=None: None)
     agent = new_agent(preset).train()
     frames, num_steps = new_frames(preset), preset.world.segment_steps
-    with DeviceOnly():
+    with DeviceOnly(), torch.autocast("cuda", torch.bfloat16, enabled=preset.trainer.precision == "bf16"):
         tokenizer = agent.tokenizer
-        losses = tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), preset.tokenizer.loss)
+        assert torch.is_autocast_enabled("cuda") == (preset.trainer.precision == "bf16")
+        output = tokenizer(frames)
+        losses = tokenizer_loss(output, tokenizer.normalize(frames), preset.tokenizer.loss)
+        assert devices(codebook_usage(output.obs_tokens, tokenizer.quantizer.codebook_size)) == {"cuda"}
 
         tokens, actions = new_tokens(agent, num_steps), new_actions(agent, num_steps)
         rewards, events = torch.zeros(2, B, num_steps, device="cuda")
@@ -224,16 +286,27 @@ def test_losses(preset, monkeypatch):
         hidden, _ = agent.policy.sequence(inputs, agent.start(B), is_real)
         acted = agent.policy.heads(hidden)
         losses |= policy_loss(acted.actions, acted.values, actions, rewards, events > 0, preset.policy.loss)
-    assert is_on_gpu(losses)
+    assert devices(losses) == {"cuda"}
     assert all(loss.shape == () for loss in losses.values())
 
 
 FAULTS: dict[str, tuple[Callable[[Tensor], object], type[Exception]]] = {
-    "reads a number": (lambda inputs: inputs.sum().item(), DataDependentOutputException),
-    "selects by a mask": (lambda inputs: inputs[inputs > 0], DynamicOutputShapeException),
+    "reads a number": (lambda inputs: inputs.sum().item(), Waits),
+    "asks whether": (lambda inputs: bool(inputs.any()), Waits),
+    "compares": (lambda inputs: torch.equal(inputs, inputs), Waits),
+    "selects by a mask": (lambda inputs: inputs[inputs > 0], Waits),
+    "selects by a mask in one call": (lambda inputs: inputs.masked_select(inputs > 0), Waits),
+    "writes to a mask": (lambda inputs: inputs.index_put((inputs > 0,), inputs.sum()), Waits),
+    "finds places": (lambda inputs: inputs.nonzero(), Waits),
+    "counts": (lambda inputs: torch.bincount(inputs.flatten().long(), minlength=4), Waits),
+    "sorts out doubles": (lambda inputs: inputs.unique(), Waits),
+    "repeats by numbers of the device": (
+        lambda inputs: torch.repeat_interleave(inputs.flatten().long()),
+        Waits,
+    ),
     "adds a tensor of the host": (lambda inputs: inputs + torch.zeros(inputs.shape), OnTheHost),
     "indexes by a tensor of the host": (lambda inputs: inputs[torch.arange(B)], OnTheHost),
-    "copies to the host": (lambda inputs: inputs.cpu(), OnTheHost),
+    "copies to the host": (lambda inputs: inputs.cpu(), Waits),
     "copies from the host": (lambda inputs: torch.tensor([1.0], device="cuda"), OnTheHost),
 }
 

@@ -129,7 +129,11 @@ class FiniteScalarQuantizer(nn.Module):
 
 def codebook_usage(obs_tokens: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
     """How much of the codebook a batch uses: (codes seen at least once, perplexity), float scalars."""
-    counts = torch.bincount(obs_tokens.flatten(), minlength=codebook_size).float()
+    codes = obs_tokens.flatten()
+    counts = torch.zeros(codebook_size, device=codes.device)
+    counts.index_add_(
+        0, codes, torch.ones_like(codes, dtype=counts.dtype)
+    )  # bincount would wait for the device
     frequencies = counts / counts.sum()
     entropy = -(frequencies * frequencies.clamp_min(1e-12).log()).sum()
     return (counts > 0).sum().float(), entropy.exp()

@@ -51,8 +51,10 @@ class TokenCache:
             chunk = to_do[start : start + CHUNK]
             obs_tokens = tokenizer.encode(self.replay.frames_at(chunk))
             self._obs_tokens[chunk.to(device)] = obs_tokens.to(torch.int32)
-            wanted = decode[chunk]
-            if num_decoded and bool(wanted.any()):
+            wanted = (
+                decode[chunk].nonzero().squeeze(1)
+            )  # on the host: a mask of the device would be waited for
+            if len(wanted):
                 slots = self._slots[chunk[wanted].to(device)]
                 self._reconstructions[slots] = tokenizer.decode(obs_tokens[wanted.to(device)])
             on_progress(min(start + CHUNK, len(to_do)), len(to_do))
