@@ -3,14 +3,18 @@
 Letters as everywhere: B batch, T steps, K tokens per frame, n axes of an action, C H W image, F features.
 """
 
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from iris_wm.data.segment import Segment
+from iris_wm.optimization import OptimizationConfig
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw
+
+if TYPE_CHECKING:
+    from iris_wm.data.batches import Batches
 
 S = TypeVar("S")
 M = TypeVar("M")
@@ -98,8 +102,8 @@ class Actor(Protocol[M]):
 class Pieces(NamedTuple):
     """What a learner takes from a source for one step: batch_size pieces of num_steps steps.
 
-    from_start: pieces may begin before an episode and end with it (else: may begin anywhere and end behind it); what is
-    outside is padding.
+    from_start: a piece may begin anywhere in an episode and end behind it (else: may end anywhere in it and begin
+    before it); what is outside is padding.
     """
 
     batch_size: int
@@ -110,7 +114,10 @@ class Pieces(NamedTuple):
 class Source(Protocol):
     """Real experience: the replay, a data set on disk, films without actions (actions is None)."""
 
-    actions: ActionSpace | None
+    @property
+    def actions(self) -> ActionSpace | None:
+        """What can be done; None in films."""
+        ...
 
     @property
     def num_steps(self) -> int:
@@ -127,16 +134,32 @@ class Source(Protocol):
 
 
 class Learner(Protocol):
-    """Trains one network. A run is a list of learners; what is learned from what follows from the list alone."""
+    """Trains one network. A run is a list of learners; what is learned from what follows from the list alone.
+
+    name: of its config section, its log keys and its place in checkpoints. optimization: when and how it is trained.
+    pieces: what a step of it is given.
+    """
 
     name: str
-    network: nn.Module
+    optimization: OptimizationConfig
     pieces: Pieces
 
-    def begin_phase(self, source: Source, epoch: int) -> None:
-        """Before the first of the epoch's steps: fill a cache, grow a codebook."""
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def begin_phase(self, batches: "Batches", epoch: int) -> None:
+        """Make ready for the epoch's steps: fill a cache, grow a codebook.
+
+        Called before the first step; and again where a run continues in the middle, when it must change no weight.
+        """
         ...
 
     def losses(self, segment: Segment, draw: Draw) -> tuple[Named, Named]:
-        """Losses, whose sum is minimised, and what else is measured."""
+        """Losses, whose sum is minimised, and what else is measured: scalars by name.
+
+        A measure that is a bool is a check: where it is False, the run ends, and the name is told as what was not
+        finite (say "latents"). draw: of the rows of the segment.
+        """
         ...

@@ -25,7 +25,7 @@ TABLE: dict[str, str] = {
     "tokenizer": "data iris_kernels",
     "world": "data tokenizer iris_kernels",
     "dream": "data tokenizer world",
-    "policy": "tokenizer dream iris_kernels",
+    "policy": "data tokenizer world dream iris_kernels",
     "agent": "data checkpoint tokenizer world policy dream",
     "acting": "data envs policy agent",
     "collection": "data envs policy agent acting",

@@ -61,7 +61,7 @@ def test_the_replay_holds_what_the_game_did(agents, game):
             episode += 1
     assert episode >= 2
     assert len(finished) == episode
-    whole = list(collector.replay.episodes())[:episode]
+    whole = [collector.replay.episode(each) for each in range(episode)]
     assert [each.length for each in finished] == [len(each) for each in whole]
     assert [each.episode_return for each in finished] == [each.episode_return for each in whole]
 
@@ -179,7 +179,8 @@ def test_state_dict_round_trip_continues_identically(agents, game, steps_before)
     second = new_collector(agents, game, **options)
     for env in second.players.envs:  # whatever it did before
         env.reset(seed=99)
-    second.replay = Replay.from_steps([part], 400, first.replay.actions, num_episodes=num_episodes)
+    second.replay = Replay(400, first.replay.actions)
+    second.replay.extend_from_steps(part, num_episodes)
     second.load_state_dict(state)
     for collector in (first, second):
         collector.collect(20 * collector.config.num_envs, epsilon=0.3)
@@ -194,9 +195,8 @@ def test_finished_episodes_after_a_round_trip(agents):
     first = new_collector(agents)
     first.collect(20, epsilon=1.0)
     second = new_collector(agents)
-    second.replay = Replay.from_steps(
-        [columns(first.replay)], 400, first.replay.actions, num_episodes=first.replay.num_episodes
-    )
+    second.replay = Replay(400, first.replay.actions)
+    second.replay.extend_from_steps(columns(first.replay), first.replay.num_episodes)
     second.load_state_dict(first.state_dict())
     assert first.collect(60, epsilon=1.0) == second.collect(60, epsilon=1.0)
 

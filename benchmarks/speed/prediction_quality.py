@@ -19,6 +19,7 @@ from iris_wm.data.replay import Replay
 from iris_wm.envs import make_env
 from iris_wm.evaluation.dream_quality import evaluate_dream
 from iris_wm.optimization import build_optimizer
+from iris_wm.protocols import Pieces
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
 from iris_wm.runs.operating_system import keep_freed_memory
@@ -47,10 +48,7 @@ def fill(episodes: list[Episode], actions: ActionSpace) -> Replay:
     """A replay of them."""
     replay = Replay(sum(map(len, episodes)), actions)
     for episode in episodes:
-        replay.append(
-            replay.start_episode(), episode.frames, episode.actions, episode.rewards, episode.terminations,
-            episode.truncations,
-        )  # fmt: skip
+        replay.extend(episode)
     return replay
 
 
@@ -59,9 +57,8 @@ def train_tokenizer(agent: Agent, config: RunConfig, replay: Replay, updates: in
     tokenizer, generator = agent.tokenizer.train(), torch.Generator().manual_seed(0)
     optimizer = build_optimizer(tokenizer, config.tokenizer.optimization)
     for _ in range(updates):
-        segment = replay.sample_segments(
-            config.tokenizer.optimization.batch_size, 1, generator, from_start=True
-        )
+        pieces = Pieces(config.tokenizer.optimization.batch_size, 1)
+        segment = replay.gather(*replay.indices(pieces, generator))
         frames = segment.frames.flatten(0, 1)
         losses = tokenizer_loss(tokenizer(frames), tokenizer.normalize(frames), config.tokenizer.loss)
         step(optimizer, losses)
@@ -82,10 +79,8 @@ def train_world(agent: Agent, config: RunConfig, replay: Replay, tokens: torch.T
     torch.manual_seed(2)
     started = time.process_time()
     for _ in range(updates):
-        length = config.world.segment_steps
-        indices, is_real = replay.sample_indices(
-            config.world.optimization.batch_size, length, generator, from_start=True
-        )
+        pieces = Pieces(config.world.optimization.batch_size, config.world.segment_steps)
+        indices, is_real = replay.indices(pieces, generator)
         segment = replay.gather(indices, is_real)
         seen = config.world.context_steps
         output = model(tokens[indices[:, :seen]], segment.actions[:, :seen])

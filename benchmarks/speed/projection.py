@@ -4,7 +4,7 @@ import torch
 from clock import Row
 
 from iris_wm.runs.config import RunConfig
-from iris_wm.training.schedule import num_collection_steps, optimization_of
+from iris_wm.training.schedule import num_collection_steps
 
 _NETWORKS = ("tokenizer", "world", "policy")
 # How the name of the row of each phase begins.
@@ -26,7 +26,7 @@ def frames_a_segment(config: RunConfig, num_frames: int = 50_000) -> dict[str, f
     segments = {
         name: optimization.steps_per_epoch * optimization.batch_size
         for name in ("world", "policy")
-        for optimization in [optimization_of(config, name)]
+        for optimization in [getattr(config, name).optimization]
     }
     seen = config.imagination.burn_in + 1
     draws = segments["world"] * steps + segments["policy"] * seen
@@ -64,7 +64,7 @@ def project(
     epochs = range(1, config.training.num_epochs + 1)
     counts = {"collection": [num_collection_steps(config, epoch) for epoch in epochs]}
     for name in _NETWORKS:
-        counts[name] = [optimization_of(config, name).num_steps(epoch) for epoch in epochs]
+        counts[name] = [getattr(config, name).optimization.num_steps(epoch) for epoch in epochs]
     usual = min(config.collection.stop_after_epoch, config.training.num_epochs) - 1
     projected = {}
     for side in measured["policy"].seconds:

@@ -6,7 +6,6 @@ accelerator it grows in four-fold steps up to the capacity and never holds two c
 3x64x64 take 1.23 GB.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import fields
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from iris_wm.data.episode import Episode
 from iris_wm.data.segment import Segment
+from iris_wm.protocols import Pieces
 from iris_wm.spaces import ActionSpace
 
 _FIRST_RESERVATION = 4096
@@ -73,16 +73,17 @@ class Replay:
         """(num_episodes,) int64 on the CPU: steps of every episode so far."""
         return self._layout()[2].clone()
 
-    def is_finished(self, episode_id: int) -> bool:
-        """Whether the episode has ended, so that nothing more may be appended to it."""
-        self._check_episode_id(episode_id)
-        return self._finished[episode_id]
-
     def start_episode(self) -> int:
         """Opens an episode and returns its id."""
         self._finished.append(False)
         self._layout_cache = None
         return len(self._finished) - 1
+
+    def extend(self, episode: Episode) -> int:
+        """Adds a whole episode, which stays open where it is not finished; returns its id."""
+        episode_id = self.start_episode()
+        self.append(episode_id, **{each.name: getattr(episode, each.name) for each in fields(episode)})
+        return episode_id
 
     def append(
         self,
@@ -116,36 +117,25 @@ class Replay:
         if len(done):
             self._finished[episode_id] = bool(done[-1])
 
-    def sample_indices(
-        self,
-        num: int,
-        length: int,
-        generator: torch.Generator,
-        from_start: bool = True,
-        episode_weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Draws `num` pieces of `length` steps by IRIS's rule: (frame_indices, is_real).
+    def indices(self, pieces: Pieces, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws pieces by IRIS's rule: (frame_indices, is_real).
 
-        An episode is drawn uniformly (or by `episode_weights`, (num_episodes,), not negative), whatever its
-        length. With from_start its first step is then uniform among all steps of the episode and what runs
-        past the end is padding; without, its *last* step is uniform and what lies before the beginning is
-        padding (what imagination needs: the piece always ends with a real frame).
+        An episode is drawn uniformly, whatever its length. With from_start its first step is then uniform among all
+        steps of the episode and what runs past the end is padding; without, its *last* step is uniform and what lies
+        before the beginning is padding (what imagination needs: the piece always ends with a real frame).
 
         generator: on the CPU; the result depends on it and on the steps stored, on nothing else.
-        Returns (num, length) int64, 0 where padded, and (num, length) bool, both on the CPU.
+        Returns (B, T) int64, 0 where padded, and (B, T) bool, both on the CPU.
         """
-        for name, value in (("num", num), ("length", length)):
+        num, length, from_start = pieces
+        for name, value in (("batch_size", num), ("num_steps", length)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"replay sampling: {name}: expected an integer of at least 1, got {value!r}")
+                raise ValueError(f"replay pieces: {name}: expected an integer of at least 1, got {value!r}")
         if self._num_steps == 0:
-            raise ValueError("replay sampling: the replay is empty; collect steps before training")
+            raise ValueError("replay pieces: the replay is empty; collect steps before training")
         order, starts, lengths = self._layout()
-        if episode_weights is None:
-            candidates = lengths.nonzero().squeeze(1)
-            episodes = candidates[torch.randint(len(candidates), (num,), generator=generator)]
-        else:
-            weights = self._check_weights(episode_weights, lengths)
-            episodes = torch.multinomial(weights, num, replacement=True, generator=generator)
+        candidates = lengths.nonzero().squeeze(1)
+        episodes = candidates[torch.randint(len(candidates), (num,), generator=generator)]
         lengths_drawn = lengths[episodes]
         uniform = torch.rand(num, generator=generator, dtype=torch.float64)
         offsets = (uniform * lengths_drawn).long().clamp_(max=lengths_drawn - 1)
@@ -189,17 +179,6 @@ class Replay:
             frame_indices=frame_indices.masked_fill(padded, 0),
         )
 
-    def sample_segments(
-        self,
-        num: int,
-        length: int,
-        generator: torch.Generator,
-        from_start: bool = True,
-        episode_weights: Tensor | None = None,
-    ) -> Segment:
-        """`sample_indices` and `gather` in one."""
-        return self.gather(*self.sample_indices(num, length, generator, from_start, episode_weights))
-
     def frames_at(self, frame_indices: Tensor) -> Tensor:
         """Frames at any shape of step indices: (..., C, H, W) uint8 on the replay's device."""
         flat = frame_indices.to(self.device).flatten()
@@ -216,12 +195,6 @@ class Replay:
         """A copy of an episode so far, on the replay's device."""
         indices = self.episode_indices(episode_id).to(self.device)
         return Episode(**{name: column.index_select(0, indices) for name, column in self._columns().items()})
-
-    def episodes(self) -> Iterator[Episode]:
-        """All episodes with at least one step, in the order they were started."""
-        for episode_id, length in enumerate(self.episode_lengths.tolist()):
-            if length:
-                yield self.episode(episode_id)
 
     def export_steps(self, start: int, stop: int) -> dict[str, Tensor]:
         """Steps start to stop in order of arrival, on the CPU: the five columns of `append` and episode_ids.
@@ -265,23 +238,6 @@ class Replay:
             finished[episode_id] = ends
         self._store(columns, episode_ids)
         self._finished = [finished.get(episode_id, False) for episode_id in range(num_episodes or needed)]
-
-    @staticmethod
-    def from_steps(
-        parts: Iterable[dict[str, Tensor]],
-        capacity: int,
-        actions: ActionSpace,
-        frame_shape: tuple[int, int, int] = (3, 64, 64),
-        device: torch.device | str = "cpu",
-        num_episodes: int | None = None,
-    ) -> "Replay":
-        """A replay of the exported parts, in their order."""
-        replay = Replay(capacity, actions, frame_shape, device)
-        for part in parts:
-            replay.extend_from_steps(part)
-        if num_episodes is not None:
-            replay.extend_from_steps(replay.export_steps(0, 0), num_episodes)
-        return replay
 
     def _columns(self) -> dict[str, Tensor]:
         return {
@@ -363,17 +319,3 @@ class Replay:
         columns["actions"] = self.actions.check(actions, "replay actions", (num,))
         columns["rewards"] = rewards.to(torch.float32)
         return {"frames": frames, **columns}
-
-    def _check_weights(self, episode_weights: Tensor, lengths: Tensor) -> Tensor:
-        weights = episode_weights.to("cpu", torch.float64)
-        if tuple(weights.shape) != (self.num_episodes,):
-            raise ValueError(
-                f"replay sampling: episode_weights: expected ({self.num_episodes},), "
-                f"got {tuple(weights.shape)}"
-            )
-        if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-            raise ValueError("replay sampling: episode_weights: expected finite numbers of at least 0")
-        weights = weights.masked_fill(lengths == 0, 0.0)
-        if float(weights.sum()) <= 0:
-            raise ValueError("replay sampling: episode_weights: no episode with steps has a weight above 0")
-        return weights

@@ -20,7 +20,8 @@ class RunProgress:
     """The place in the schedule and the totals; all of it goes into checkpoints.
 
     epoch counts from 1. position: steps of the epoch already done. total_steps: steps of all epochs done.
-    seconds: spent on each component. score: mean return of the last evaluation. curve: all evaluations.
+    seconds: spent on each component. score: mean return of the last evaluation. curve: all evaluations. sums: of the
+    unfinished phase's numbers, by component/name, each with how many.
     """
 
     epoch: int = 1
@@ -30,6 +31,7 @@ class RunProgress:
     score: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, list[float]] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -43,6 +45,18 @@ class RunProgress:
     def add_seconds(self, component: str, seconds: float) -> None:
         """Account for time spent."""
         self.seconds[component] = self.seconds.get(component, 0.0) + seconds
+
+    def add_numbers(self, numbers: dict[str, float]) -> None:
+        """Add what a step has measured."""
+        for name, value in numbers.items():
+            total, count = self.sums.get(name, [0.0, 0])
+            self.sums[name] = [total + value, count + 1]
+
+    def take_means(self) -> dict[str, float]:
+        """Of the phase, which is over."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        return means
 
 
 class InterruptedStep(Exception):

@@ -1,6 +1,6 @@
-"""Tokens and reconstructions of the replay, computed once an epoch while the tokenizer is frozen.
+"""Tokens and reconstructions of real frames, computed once an epoch while the tokenizer is frozen.
 
-An epoch's batches are known ahead, so exactly the frames that it will ask for are encoded, each once.
+An epoch's batches are known ahead, so exactly the frames that its readers will ask for are encoded, each once.
 """
 
 from collections.abc import Callable
@@ -8,56 +8,75 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from iris_wm.data.replay import Replay
+from iris_wm.data.batches import Batches
+from iris_wm.protocols import Learner, Source
 from iris_wm.tokenizer.tokenizer import Tokenizer
 
 CHUNK = 128
 
 
 class TokenCache:
-    """obs_tokens and, for a policy that sees frames, reconstructions, by the frame's index in the replay."""
+    """obs_tokens and, for a policy that sees frames, reconstructions, by the frame's index in the source.
 
-    def __init__(self, replay: Replay, tokens_per_frame: int) -> None:
-        self.replay = replay
+    on_progress: called with (frames done, frames in all) after each chunk; may raise to interrupt.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
+        self.tokenizer, self.on_progress = tokenizer, on_progress
         self.is_fresh = False
-        self._obs_tokens = torch.zeros(0, tokens_per_frame, dtype=torch.int32, device=replay.device)
-        self._slots = torch.zeros(0, dtype=torch.int64, device=replay.device)
-        self._reconstructions = torch.zeros(0, device=replay.device)
+        self._epoch = 0
+        self._readers: list[tuple[Learner, bool]] = []
+        self._obs_tokens = self._slots = self._reconstructions = torch.zeros(0)
+
+    def add_reader(self, learner: Learner, reads_frames: bool = False) -> None:
+        """From now on the cache holds what this learner's batches need, reconstructions too where it says so."""
+        self._readers.append((learner, reads_frames))
 
     def invalidate(self) -> None:
-        """The tokenizer has changed, or a new epoch needs other frames."""
+        """The tokenizer changes."""
         self.is_fresh = False
 
+    def prepare(self, batches: Batches, epoch: int) -> None:
+        """Compute what the readers need in an epoch, unless that is done; the tokenizer is frozen until invalidate."""
+        if self.is_fresh and self._epoch == epoch:
+            return
+        needed = [(batches.frames_needed(learner, epoch), frames) for learner, frames in self._readers]
+        encode = torch.stack([each for each, _ in needed]).any(0)
+        decode = torch.stack([each & frames for each, frames in needed]).any(0)
+        self.fill(batches.source, encode, decode)
+        self._epoch = epoch
+
     @torch.no_grad()
-    def fill(
-        self, tokenizer: Tokenizer, encode: Tensor, decode: Tensor, on_progress: Callable[[int, int], None]
-    ) -> None:
-        """Compute an epoch's tokens and reconstructions.
+    def fill(self, source: Source, encode: Tensor, decode: Tensor) -> None:
+        """Compute tokens and reconstructions.
 
         Args:
-            tokenizer: frozen until invalidate.
+            source: of the frames.
             encode: (num_steps,) bool, frames whose tokens are needed.
             decode: (num_steps,) bool, those of them whose reconstructions are needed.
-            on_progress: called with (frames done, frames in all) after each chunk; may raise to interrupt.
         """
-        device = self.replay.device
-        num_steps, num_decoded = self.replay.num_steps, int(decode.sum())
-        self._obs_tokens = self._obs_tokens.new_zeros(num_steps, self._obs_tokens.shape[1])
+        self.is_fresh = False
+        device, num_decoded = next(self.tokenizer.parameters()).device, int(decode.sum())
+        size = self.tokenizer.config.autoencoder.resolution
+        shape = source.num_steps, self.tokenizer.tokens_per_frame
+        self._obs_tokens = torch.zeros(shape, dtype=torch.int32, device=device)
         self._slots = (decode.cumsum(0) - 1).clamp_min(0).to(device)
-        size = tokenizer.config.autoencoder.resolution
         self._reconstructions = torch.zeros(num_decoded, 3, size, size, device=device)
         to_do = encode.nonzero().squeeze(1)
         for start in range(0, len(to_do), CHUNK):
             chunk = to_do[start : start + CHUNK]
-            obs_tokens = tokenizer.encode(self.replay.frames_at(chunk))
+            frames = source.gather(chunk[None], torch.ones(1, len(chunk), dtype=torch.bool)).frames[0]
+            obs_tokens = self.tokenizer.encode(frames)
             self._obs_tokens[chunk.to(device)] = obs_tokens.to(torch.int32)
             wanted = (
                 decode[chunk].nonzero().squeeze(1)
             )  # on the host: a mask of the device would be waited for
             if len(wanted):
                 slots = self._slots[chunk[wanted].to(device)]
-                self._reconstructions[slots] = tokenizer.decode(obs_tokens[wanted.to(device)])
-            on_progress(min(start + CHUNK, len(to_do)), len(to_do))
+                self._reconstructions[slots] = self.tokenizer.decode(obs_tokens[wanted.to(device)])
+            self.on_progress(min(start + CHUNK, len(to_do)), len(to_do))
         self.is_fresh = True
 
     def obs_tokens(self, frame_indices: Tensor) -> Tensor:

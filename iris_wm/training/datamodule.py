@@ -1,6 +1,6 @@
-"""The LightningDataModule: the replay, the collector that fills it, and each epoch's batches."""
+"""The LightningDataModule: the replay, the collector that fills it, and the steps that learn from it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -10,18 +10,18 @@ from iris_wm.collection import Collector
 from iris_wm.data.replay import Replay
 from iris_wm.envs.snapshot import SnapshotEnv
 from iris_wm.runs.config import RunConfig
-from iris_wm.runs.progress import RunProgress
-from iris_wm.training.batches import BatchSampler, EpochSteps, Step
+from iris_wm.training.schedule import EpochSteps, Step
+
+if TYPE_CHECKING:
+    from iris_wm.training.module import IrisModule
 
 
 class ReplayDataModule(pl.LightningDataModule):
     """Owns the real experience. Built before the trainer, moved to the training device by setup."""
 
-    def __init__(
-        self, config: RunConfig, agent: Agent, progress: RunProgress, envs: list[SnapshotEnv]
-    ) -> None:
+    def __init__(self, config: RunConfig, agent: Agent, envs: list[SnapshotEnv]) -> None:
         super().__init__()
-        self.config, self.agent, self.progress, self.envs = config, agent, progress, envs
+        self.config, self.agent, self.envs = config, agent, envs
 
     def setup(self, stage: str) -> None:
         """Allocate the replay where the networks are."""
@@ -32,7 +32,6 @@ class ReplayDataModule(pl.LightningDataModule):
         self.collector = Collector(
             self.agent, self.envs, self.replay, self.config.collection, self.config.seed
         )
-        self.sampler = BatchSampler(self.config, self.replay, self.trainer.global_rank)
 
     def teardown(self, stage: str) -> None:
         """Close the environments."""
@@ -40,21 +39,26 @@ class ReplayDataModule(pl.LightningDataModule):
             env.close()
 
     def train_dataloader(self) -> EpochSteps:
-        """The rest of the epoch that the run's progress stands in; the Trainer asks anew at every epoch."""
-        return EpochSteps(self.config, self.progress.epoch, self.progress.position)
+        """The rest of the epoch that the run stands in; the Trainer asks anew at every epoch."""
+        assert self.trainer is not None
+        module: IrisModule = self.trainer.lightning_module  # type: ignore[assignment]
+        return module.steps()
 
     def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
         """A step holds no tensors; its data is gathered on the training device."""
         return batch
 
-    def save_to(self, state: dict[str, Any]) -> None:
-        """Add the collector's state; the replay's steps are saved as segments of their own."""
-        state["collector"] = self.collector.state_dict()
-        state["num_episodes"] = self.replay.num_episodes
+    def state_dict(self) -> dict[str, Any]:
+        """The collector, and the replay itself, whose steps RunCheckpointIO saves as segments of their own."""
+        return {
+            "collector": self.collector.state_dict(),
+            "num_episodes": self.replay.num_episodes,
+            "replay": self.replay,
+        }
 
-    def load_from(self, state: dict[str, Any], parts: Any) -> None:
-        """Rebuild replay and collector."""
-        for part in parts:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rebuild replay and collector; "replay" are then the saved segments, in order."""
+        for part in state["replay"]:
             self.replay.extend_from_steps(part)
         self.replay.extend_from_steps(self.replay.export_steps(0, 0), state["num_episodes"])
         self.collector.load_state_dict(state["collector"])

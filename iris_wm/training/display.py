@@ -4,7 +4,9 @@ import os
 import resource
 import sys
 import time
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from rich.console import Console
 from rich.progress import (
@@ -18,8 +20,8 @@ from rich.progress import (
 
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import RunProgress
-from iris_wm.training.batches import Step
-from iris_wm.training.schedule import COLLECTION_CHUNK, phases
+from iris_wm.training.module import IrisModule
+from iris_wm.training.schedule import COLLECTION_CHUNK, Phase, Step
 from iris_wm.visualization.numbers import duration
 
 _SHOWN = {
@@ -42,7 +44,7 @@ class RunConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Display:
+class Display(pl.Callback):
     """Two bars on a terminal; elsewhere only the line after every epoch."""
 
     def __init__(self, config: RunConfig, console: Console | None = None, is_quiet: bool = False) -> None:
@@ -61,12 +63,10 @@ class Display:
             disable=is_quiet or not self.console.is_terminal,
             transient=True,
         )
-        self._run_task = self._bars.add_task("epochs", total=config.training.num_epochs, rate="")
-        self._phase_task = self._bars.add_task("starting", total=None, rate="")
-        self._component = ""
-        self._component_started = 0.0
-        self._run_started = time.monotonic()
-        self._first_epoch = 1
+        self._epochs = self._bars.add_task("epochs", total=config.training.num_epochs, rate="")
+        self._phase = self._bars.add_task("starting", total=None, rate="")
+        self._began: Step | None = None
+        self._began_at = 0.0
 
     def __enter__(self) -> "Display":
         self._bars.start()
@@ -75,71 +75,76 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self._bars.stop()
 
-    def begin_run(self, progress: RunProgress) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where the run starts in this process."""
-        self._first_epoch = progress.epoch
-        self._bars.update(self._run_task, completed=progress.epoch - 1)
+        assert isinstance(pl_module, IrisModule)
+        self._bars.update(self._epochs, completed=pl_module.progress.epoch - 1)
 
-    def begin_step(self, progress: RunProgress, step: Step) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Step, batch_idx: int
+    ) -> None:
         """Name the phase when it begins."""
-        if step.component != self._component or step.index == 0:
-            self._component, self._component_started = step.component, time.monotonic()
-            self._first_index = step.index
-            self._bars.reset(self._phase_task, total=step.num_steps, completed=step.index)
-            self._bars.update(self._phase_task, description=step.component.replace("_", " "), rate="")
+        began = self._began
+        if began is None or (batch.epoch, batch.component) != (began.epoch, began.component):
+            self._began, self._began_at = batch, time.monotonic()
+            self._bars.reset(self._phase, total=batch.num_steps, completed=batch.index)
+            self._bars.update(self._phase, description=batch.component.replace("_", " "), rate="")
 
-    def end_step(self, progress: RunProgress, step: Step) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
+    ) -> None:
         """Advance the phase."""
-        done = step.index + 1 - self._first_index
-        per_second = done / max(time.monotonic() - self._component_started, 1e-9)
-        if step.component == "collection":
-            per_second *= COLLECTION_CHUNK * self.config.collection.num_envs
-        unit = "env steps/s" if step.component == "collection" else "steps/s"
-        self._bars.update(self._phase_task, completed=step.index + 1, rate=f"{per_second:.3g} {unit}")
+        assert self._began is not None
+        done = batch.index + 1 - self._began.index
+        per_second = done / max(time.monotonic() - self._began_at, 1e-9)
+        unit = "steps/s"
+        if batch.component == "collection":
+            per_second, unit = per_second * COLLECTION_CHUNK * self.config.collection.num_envs, "env steps/s"
+        self._bars.update(self._phase, completed=batch.index + 1, rate=f"{per_second:.3g} {unit}")
 
     def work(self, what: str, done: int, total: int) -> None:
         """Show what goes on inside a step."""
-        self._bars.update(self._phase_task, rate=f"{what} {done}/{total}")
+        self._bars.update(self._phase, rate=f"{what} {done}/{total}")
 
-    def end_epoch(self, progress: RunProgress, metrics: dict[str, float]) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One line of what the epoch brought; after the first full epoch, what the whole run will take."""
-        self._bars.update(self._run_task, completed=progress.epoch)
+        assert isinstance(pl_module, IrisModule)
+        progress, numbers = pl_module.progress, pl_module.numbers
+        self._bars.update(self._epochs, completed=progress.epoch)
         if self.is_quiet:
             return
-        numbers = "  ".join(
-            f"{label} {metrics[name]:.4g}" for name, label in _SHOWN.items() if name in metrics
+        shown = "  ".join(
+            f"{label} {numbers[name]:.4g}" for name, label in _labels(pl_module).items() if name in numbers
         )
-        total = self.config.training.num_epochs
+        left = projected_seconds(pl_module.phases, self.config.training.num_epochs, progress)
+        memory = f"memory up to {projected_memory(self.config, progress) / 1e9:.1f} GB"
         self.console.print(
-            f"epoch {progress.epoch}/{total}  {progress.env_steps} env steps  "
-            f"{self._left(progress)}  [dim]{numbers}[/dim]",
+            f"epoch {progress.epoch}/{self.config.training.num_epochs}  {progress.env_steps} env steps  "
+            f"{'' if left is None else f'about {duration(left)} left, {memory}'}  [dim]{shown}[/dim]",
             soft_wrap=True,
             highlight=False,
         )
 
-    def _left(self, progress: RunProgress) -> str:
-        """Time left, from this run's seconds a scheduled step of each component, and the memory it will take."""
-        left = projected_seconds(self.config, progress)
-        if left is None:
-            return ""
-        memory = f"memory up to {projected_memory(self.config, progress) / 1e9:.1f} GB"
-        return f"about {duration(left)} left, {memory}"
+
+def _labels(module: IrisModule) -> dict[str, str]:
+    """What the line of an epoch shows, by the number's name: of a network that we do not know, its loss."""
+    known = {name.split("/")[0] for name in _SHOWN}
+    return _SHOWN | {f"{each.name}/loss": each.name for each in module.learners if each.name not in known}
 
 
-def projected_seconds(config: RunConfig, progress: RunProgress) -> float | None:
+def projected_seconds(plan: list[Phase], num_epochs: int, progress: RunProgress) -> float | None:
     """Seconds that the epochs after this one will take, from the measured seconds a step of each component.
 
     None until every component has run at least once.
     """
-    done: dict[str, int] = {}
-    left: dict[str, int] = {}
-    for epoch in range(1, config.training.num_epochs + 1):
-        counts = done if epoch <= progress.epoch else left
-        for phase in phases(config, epoch):
-            counts[phase.component] = counts.get(phase.component, 0) + phase.num_steps
-    if any(component not in progress.seconds or component not in done for component in left):
-        return None
-    return sum(num * progress.seconds[component] / done[component] for component, num in left.items())
+    total = 0.0
+    for phase in plan:
+        done = sum(phase.num_steps(epoch) for epoch in range(1, progress.epoch + 1))
+        left = sum(phase.num_steps(epoch) for epoch in range(progress.epoch + 1, num_epochs + 1))
+        if left and (not done or phase.component not in progress.seconds):
+            return None
+        total += left * progress.seconds[phase.component] / done if left else 0.0
+    return total
 
 
 def projected_memory(config: RunConfig, progress: RunProgress) -> float:

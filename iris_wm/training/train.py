@@ -29,14 +29,14 @@ from iris_wm.envs.snapshot import SnapshotEnv
 from iris_wm.runs.config import RunConfig, TrainerConfig
 from iris_wm.runs.operating_system import end_with_parent
 from iris_wm.runs.progress import STATE_KEY, InterruptedStep, RunProgress, StopRequest
-from iris_wm.training.callbacks import EpochWork, Metrics, Saver
-from iris_wm.training.checkpoint_io import RunCheckpointIO
 from iris_wm.training.datamodule import ReplayDataModule
 from iris_wm.training.display import Display, RunConsole
 from iris_wm.training.distributed import is_lost_peer, own_rank
 from iris_wm.training.loggers import EventFiles, MetricsLogger, silent_writer
 from iris_wm.training.module import IrisModule
-from iris_wm.training.watch import CodebookWatch, FailureReport
+from iris_wm.training.saving import RunCheckpointIO, RunKeeper
+from iris_wm.training.schedule import MakeLearners, iris_learners
+from iris_wm.training.watch import CodebookWatch
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,13 @@ class FitResult:
     progress: RunProgress
 
 
-def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> FitResult:
+def fit(
+    config: RunConfig,
+    run_path: str | Path,
+    *,
+    is_quiet: bool = False,
+    make_learners: MakeLearners = iris_learners,
+) -> FitResult:
     """Train until the schedule is done, or continue a run that was stopped.
 
     Args:
@@ -55,6 +61,8 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
             machine it trains.
         run_path: the run folder, made if it does not exist.
         is_quiet: print nothing.
+        make_learners: the list of what is trained, from the config, the agent and a callable that a long step tells how
+            far it is.
 
     Raises:
         ValueError: the config does not fit the environment or the machine.
@@ -72,7 +80,7 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
     check_size(config.agent_config(envs[0].actions))
     with stop.listening():
         if rank:
-            return _follow(config, Path(run_path), envs, console, stop)
+            return _follow(config, Path(run_path), envs, console, stop, make_learners)
         with RunFolder(run_path, config.identity(), dump_yaml(config), RunConfig().identity()) as run:
             checkpoint = resume(run)
             if checkpoint is None and not run.is_new:
@@ -81,18 +89,22 @@ def fit(config: RunConfig, run_path: str | Path, *, is_quiet: bool = False) -> F
                     style="yellow",
                     soft_wrap=True,
                 )
-            return _train(config, run.path, run, checkpoint, envs, console, stop)
+            return _train(config, run.path, run, checkpoint, envs, console, stop, make_learners)
 
 
 def _follow(
-    config: RunConfig, path: Path, envs: list[SnapshotEnv], console: Console, stop: StopRequest
+    config: RunConfig,
+    path: Path,
+    envs: list[SnapshotEnv],
+    console: Console,
+    stop: StopRequest,
+    make_learners: MakeLearners,
 ) -> FitResult:
     """What a process that rank 0 has started does: the same, but it writes nothing, and its end is rank 0's."""
     found = newest_verified(path)
     try:
-        return _train(
-            config, path, None, load_checkpoint(found.folder) if found else None, envs, console, stop
-        )
+        checkpoint = load_checkpoint(found.folder) if found else None
+        return _train(config, path, None, checkpoint, envs, console, stop, make_learners)
     except (Stopped, NumericFailure):  # raised in all processes; what rank 0 says counts
         sys.exit(0)
     except BaseException:
@@ -109,12 +121,12 @@ def _train(
     envs: list[SnapshotEnv],
     console: Console,
     stop: StopRequest,
+    make_learners: MakeLearners,
 ) -> FitResult:
-    progress = RunProgress()
     for folder, reason in checkpoint.skipped if checkpoint else []:
         console.print(f"skipped {folder.name}: {reason}", style="yellow", soft_wrap=True)
-    module = IrisModule(config, envs[0].actions)
-    data = ReplayDataModule(config, module.agent, progress, envs)
+    module = IrisModule(config, envs[0].actions, make_learners)
+    progress, data = module.progress, ReplayDataModule(config, module.agent, envs)
     io = RunCheckpointIO(run, module.agent.config)
     if checkpoint and checkpoint.manifest.epoch > config.training.num_epochs:
         module.agent.load_weights(checkpoint.agent)
@@ -122,13 +134,13 @@ def _train(
         console.print(f"{path} has finished its {config.training.num_epochs} epochs already", soft_wrap=True)
         return FitResult(module.agent.eval(), progress)
     with silent_writer(), Display(config, console, console.quiet) as display:
-        callbacks: list[pl.Callback] = [
-            FailureReport(path),
-            EpochWork(config, data, progress, stop, display),
-            Metrics(progress),
-            CodebookWatch(console),
-            Saver(config, data, progress, stop, io),
-        ]
+        callbacks: list[pl.Callback] = [display, CodebookWatch(console), RunKeeper(path, stop)]
+
+        def report(what: str, done: int, total: int) -> None:
+            display.work(what, done, total)
+            stop.check()
+
+        module.report = report
         loggers = (
             [MetricsLogger(run.metrics), EventFiles(path, name="", version="tensorboard")] if run else []
         )
@@ -180,7 +192,6 @@ def build_trainer(
         plugins=[io, LightningEnvironment()],  # whatever a scheduler has put into the environment
         logger=loggers,
         reload_dataloaders_every_n_epochs=1,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

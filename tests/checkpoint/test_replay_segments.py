@@ -74,9 +74,9 @@ def test_a_real_replay_comes_back(tmp_path):
             write_segments(tmp_path, files)
     ranges = [(entry.start, entry.stop) for entry in entries]
     assert ranges == [(0, 700), (700, 1400), (1400, 1400 + MAX_STEPS), (1400 + MAX_STEPS, 5600)]
-    again = Replay.from_steps(
-        (read_segment(tmp_path, entry) for entry in entries), 10_000, replay.actions, (3, 8, 8)
-    )
+    again = Replay(10_000, replay.actions, (3, 8, 8))
+    for entry in entries:
+        again.extend_from_steps(read_segment(tmp_path, entry))
     for name, column in replay.export_steps(0, 5600).items():
         assert torch.equal(again.export_steps(0, 5600)[name], column)
     assert pack_new_steps(tmp_path, entries, replay) == (entries, {})

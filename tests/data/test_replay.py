@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from iris_wm.data.replay import Replay
+from iris_wm.protocols import Pieces
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import stream_generator
 
@@ -32,6 +33,10 @@ def steps(num, first=0, ends=None):
     }
 
 
+def draw(replay, batch_size, num_steps, generator, from_start=True):
+    return replay.gather(*replay.indices(Pieces(batch_size, num_steps, from_start), generator))
+
+
 def three_episodes():
     """Lengths 2 (ended), 5 (open) and 3 (ended); the last two arrive interleaved."""
     replay = Replay(50, ACTIONS, SHAPE)
@@ -51,17 +56,17 @@ def test_interleaved_episodes_come_back_in_their_own_order():
     assert replay.episode_lengths.tolist() == [2, 5, 3]
     assert replay.episode_indices(1).tolist() == [2, 5, 6, 7, 8]
     assert replay.episode_indices(2).tolist() == [3, 4, 9]
-    numbers = [episode.frames[:, 0, 0, 0].tolist() for episode in replay.episodes()]
+    episodes = [replay.episode(number) for number in range(3)]
+    numbers = [episode.frames[:, 0, 0, 0].tolist() for episode in episodes]
     assert numbers == [[0, 1], [10, 11, 12, 13, 14], [20, 21, 22]]
-    assert [episode.is_finished for episode in replay.episodes()] == [True, False, True]
-    assert [replay.is_finished(episode) for episode in range(3)] == [True, False, True]
+    assert [episode.is_finished for episode in episodes] == [True, False, True]
     assert replay.episode(1).rewards.tolist() == [5.0, 5.5, 6.0, 6.5, 7.0]
 
 
 @pytest.mark.parametrize("from_start", [True, False])
 def test_pieces_follow_the_rule(from_start):
     replay = three_episodes()
-    segment = replay.sample_segments(400, 4, stream_generator(0, "test"), from_start)
+    segment = draw(replay, 400, 4, stream_generator(0, "test"), from_start)
     assert segment.frames.shape == (400, 4, *SHAPE)
     assert segment.frames.dtype == torch.uint8
     assert not segment.frames[~segment.is_real].any()
@@ -105,7 +110,7 @@ def test_pieces_follow_the_rule(from_start):
 def test_episodes_are_uniform_and_so_are_places_in_them(from_start):
     replay = three_episodes()
     num = 60_000
-    indices, is_real = replay.sample_indices(num, 3, stream_generator(1, "test"), from_start)
+    indices, is_real = replay.indices(Pieces(num, 3, from_start), stream_generator(1, "test"))
     assert is_real[:, 0 if from_start else -1].all()
     counts = torch.bincount(indices[:, 0 if from_start else -1], minlength=10).double() / num
     expected = torch.zeros(10, dtype=torch.float64)
@@ -115,39 +120,29 @@ def test_episodes_are_uniform_and_so_are_places_in_them(from_start):
     assert ((counts - expected).abs() < 4 * (expected * (1 - expected) / num).sqrt()).all()
 
 
-def test_episode_weights():
-    replay = three_episodes()
-    empty = replay.start_episode()
-    num = 30_000
-    weights = torch.tensor([3.0, 0.0, 1.0, 100.0])
-    indices, _ = replay.sample_indices(num, 1, stream_generator(2, "test"), True, weights)
-    first = torch.isin(indices[:, 0], replay.episode_indices(0)).double().mean()
-    assert abs(float(first) - 0.75) < 4 * (0.75 * 0.25 / num) ** 0.5
-    assert not torch.isin(indices[:, 0], replay.episode_indices(1)).any()
-    assert replay.episode(empty).frames.shape == (0, *SHAPE)
-    uniform, _ = replay.sample_indices(1000, 1, stream_generator(2, "test"))
-    assert len(uniform.unique()) == 10
-
-
 def test_sampling_depends_on_generator_and_contents_only():
     replay = three_episodes()
-    first = replay.sample_indices(32, 6, stream_generator(3, "test"))
-    replay.sample_indices(5, 2, stream_generator(4, "test"))
+    first = replay.indices(Pieces(32, 6), stream_generator(3, "test"))
+    replay.indices(Pieces(5, 2), stream_generator(4, "test"))
     torch.manual_seed(123)
-    again = replay.sample_indices(32, 6, stream_generator(3, "test"))
-    rebuilt = Replay.from_steps([replay.export_steps(0, 10)], 1000, ACTIONS, SHAPE)
-    third = rebuilt.sample_indices(32, 6, stream_generator(3, "test"))
+    again = replay.indices(Pieces(32, 6), stream_generator(3, "test"))
+    rebuilt = Replay(1000, ACTIONS, SHAPE)
+    rebuilt.extend_from_steps(replay.export_steps(0, 10))
+    third = rebuilt.indices(Pieces(32, 6), stream_generator(3, "test"))
     for other in (again, third):
         assert torch.equal(first[0], other[0])
         assert torch.equal(first[1], other[1])
-    assert not torch.equal(first[0], replay.sample_indices(32, 6, stream_generator(4, "test"))[0])
+    assert not torch.equal(first[0], replay.indices(Pieces(32, 6), stream_generator(4, "test"))[0])
 
 
 def test_export_in_parts_rebuilds_the_same_replay_and_it_goes_on():
     replay = three_episodes()
     opened = replay.start_episode()
     parts = [replay.export_steps(0, 3), replay.export_steps(3, 3), replay.export_steps(3, 10)]
-    rebuilt = Replay.from_steps(parts, 50, ACTIONS, SHAPE, num_episodes=replay.num_episodes)
+    rebuilt = Replay(50, ACTIONS, SHAPE)
+    for part in parts:
+        rebuilt.extend_from_steps(part)
+    rebuilt.extend_from_steps(rebuilt.export_steps(0, 0), replay.num_episodes)
     for store in (replay, rebuilt):
         store.append(1, **steps(2, 15, "terminated"))
         store.append(opened, **steps(3, 30))
@@ -158,7 +153,21 @@ def test_export_in_parts_rebuilds_the_same_replay_and_it_goes_on():
     for name, column in ours.items():
         assert torch.equal(column, theirs[name]), name
     assert ours["episode_ids"].tolist() == [0, 0, 1, 2, 2, 1, 1, 1, 1, 2, 1, 1, 3, 3, 3]
-    assert rebuilt.is_finished(1)
+    with pytest.raises(ValueError, match="replay episode 1: it has ended"):
+        rebuilt.append(1, **steps(1))
+
+
+def test_a_whole_episode_is_added():
+    replay = three_episodes()
+    added = [replay.extend(replay.episode(number)) for number in range(3)]
+    assert added == [3, 4, 5]
+    for number in range(3):
+        one, two = replay.episode(number), replay.episode(number + 3)
+        assert torch.equal(one.frames, two.frames)
+        assert torch.equal(one.rewards, two.rewards)
+    replay.append(4, **steps(1))  # as open as the one it was
+    with pytest.raises(ValueError, match="replay episode 5: it has ended"):
+        replay.append(5, **steps(1))
 
 
 def test_exported_steps_are_copies():
@@ -169,7 +178,7 @@ def test_exported_steps_are_copies():
 
 def test_gather_of_a_plan_equals_sampling():
     replay = three_episodes()
-    plan = replay.sample_indices(8, 5, stream_generator(5, "test"), from_start=False)
+    plan = replay.indices(Pieces(8, 5, False), stream_generator(5, "test"))
     replay.append(1, **steps(1, 15))
     planned = replay.gather(*plan)
     assert torch.equal(
@@ -253,17 +262,11 @@ def test_bad_calls_are_refused():
     with pytest.raises(ValueError, match=r"replay.capacity: expected room for 51 steps, got 50"):
         replay.append(1, **steps(41))
     with pytest.raises(ValueError, match="the replay is empty"):
-        Replay(5, ACTIONS, SHAPE).sample_segments(1, 1, generator)
-    with pytest.raises(ValueError, match="num: expected an integer of at least 1, got 0"):
-        replay.sample_indices(0, 1, generator)
-    with pytest.raises(ValueError, match="length: expected an integer of at least 1, got True"):
-        replay.sample_indices(1, True, generator)
-    with pytest.raises(ValueError, match=r"episode_weights: expected \(3,\), got \(2,\)"):
-        replay.sample_indices(1, 1, generator, True, torch.ones(2))
-    with pytest.raises(ValueError, match="episode_weights: expected finite"):
-        replay.sample_indices(1, 1, generator, True, torch.tensor([1.0, float("nan"), 1.0]))
-    with pytest.raises(ValueError, match="no episode with steps has a weight"):
-        replay.sample_indices(1, 1, generator, True, torch.zeros(3))
+        Replay(5, ACTIONS, SHAPE).indices(Pieces(1, 1), generator)
+    with pytest.raises(ValueError, match="batch_size: expected an integer of at least 1, got 0"):
+        replay.indices(Pieces(0, 1), generator)
+    with pytest.raises(ValueError, match="num_steps: expected an integer of at least 1, got True"):
+        replay.indices(Pieces(1, True), generator)
     with pytest.raises(ValueError, match="expected 0 <= start <= stop <= 10"):
         replay.export_steps(3, 11)
     for capacity in (0, -1, 1.5, True):
@@ -304,8 +307,8 @@ def test_on_a_gpu_the_same_pieces_are_drawn_while_it_grows():
             frames = torch.randint(256, (1000, 3, 64, 64), dtype=torch.uint8, generator=generator)
             flags = torch.zeros(1000, dtype=torch.bool)
             replay.append(episode, frames, flags.long()[:, None], flags.float(), flags, flags)
-    ours = on_cpu.sample_segments(16, 20, stream_generator(1, "test"))
-    theirs = on_gpu.sample_segments(16, 20, stream_generator(1, "test"))
+    ours = draw(on_cpu, 16, 20, stream_generator(1, "test"))
+    theirs = draw(on_gpu, 16, 20, stream_generator(1, "test"))
     assert theirs.frames.device.type == "cuda"
     assert torch.equal(ours.frames, theirs.frames.cpu())
     assert torch.equal(ours.frame_indices, theirs.frame_indices.cpu())

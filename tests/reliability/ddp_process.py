@@ -9,28 +9,27 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from fork_server import install
 
 from iris_wm import __main__
-from iris_wm.training import callbacks
+from iris_wm.training.module import IrisModule
 
 
 def main() -> int:
     notes, hook = Path(sys.argv[1]), json.loads(sys.argv[2])
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     (notes / f"pid-{rank}").write_text(str(os.getpid()))
-    original = callbacks.EpochWork.on_train_epoch_end
+    original = IrisModule.on_train_epoch_end
 
-    def hashing(self: Any, trainer: Any, pl_module: Any) -> None:
+    def hashing(self: IrisModule) -> None:
         digest = hashlib.sha256()
-        for weight in pl_module.agent.weights().values():
+        for weight in self.agent.weights().values():
             digest.update(weight.contiguous().numpy().tobytes())
         (notes / f"weights-{rank}-{self.progress.epoch}").write_text(digest.hexdigest())
-        original(self, trainer, pl_module)
+        original(self)
 
-    callbacks.EpochWork.on_train_epoch_end = hashing  # type: ignore[method-assign]
+    IrisModule.on_train_epoch_end = hashing  # type: ignore[method-assign]
     if hook and hook["rank"] == rank:
         install(hook)
     from iris_wm import cli

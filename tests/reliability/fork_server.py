@@ -28,16 +28,19 @@ import torch.utils.tensorboard  # only so that every process finds it loaded
 from iris_wm import __main__, acting, collection
 from iris_wm.benchmark import launch as launch
 from iris_wm.checkpoint import durable
+from iris_wm.policy.learner import PolicyLearner
 from iris_wm.tokenizer import token_cache
-from iris_wm.training import callbacks, module, train
+from iris_wm.tokenizer.learner import TokenizerLearner
+from iris_wm.training import module, train
+from iris_wm.world.learner import WorldLearner
 
 PLACES: dict[str, tuple[Any, str]] = {
     "collection": (acting.Players, "_step_env"),
-    "tokenizer": (module.IrisModule, "_tokenizer_losses"),
+    "tokenizer": (TokenizerLearner, "losses"),
     "cache": (token_cache.TokenCache, "fill"),
-    "world": (module.IrisModule, "_world_losses"),
-    "policy": (module.IrisModule, "_policy_losses"),
-    "evaluation": (callbacks, "evaluate"),
+    "world": (WorldLearner, "losses"),
+    "policy": (PolicyLearner, "losses"),
+    "evaluation": (module, "evaluate"),
     "save": (durable, "write_file"),
     "step": (module.IrisModule, "training_step"),
     "optimize": (module.IrisModule, "_optimize"),
@@ -75,12 +78,11 @@ def act(hook: dict[str, Any], arguments: tuple[Any, ...]) -> None:
     elif what == "parameter":
         poison(next(arguments[0].agent.world.parameters()))
     elif what == "loss":
-        losses = arguments[2]
+        losses = arguments[3]
         name = next(iter(losses))
         losses[name] = losses[name] * float("nan")
     elif what == "gradient":
-        component = arguments[1].component
-        parameter = next(getattr(arguments[0].agent, component).parameters())
+        parameter = next(arguments[2].network.parameters())
         parameter.register_hook(lambda gradient: gradient * float("inf"))
     elif what == "latent":
         tokenizer = arguments[0].agent.tokenizer

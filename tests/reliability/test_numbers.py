@@ -20,8 +20,8 @@ CASES = [
     ("gradient", "optimize", 7, "world", "gradient of world."),
     ("latent", "optimize", 5, "tokenizer", "latents"),
     ("codebook", "step", 9, "tokenizer", "tokenizer.quantizer"),
-    ("parameter", "step", 9, "world", "world."),
-    ("parameter", "step", 13, "policy", "world."),
+    ("parameter", "step", 10, "world", "world."),
+    ("parameter", "step", 14, "policy", "world."),
     ("imagined logits", "step", 14, "policy", "logits of the imagination"),
     ("logits", "step", 7, "collection", "action_logits"),
     ("reward", "collect", 3, "collection", "reward"),
@@ -80,20 +80,22 @@ def warnings_of(monkeypatch, shares: list[float]) -> list[str]:
     from types import SimpleNamespace
 
     from iris_wm.training import watch
-    from iris_wm.training.batches import Step
+    from iris_wm.training.schedule import Step
 
     monkeypatch.setattr(watch, "IrisModule", SimpleNamespace)
     console = Console(width=400, record=True, file=io.StringIO())
     callback = CodebookWatch(console)
     for epoch, share in enumerate(shares):
         module = SimpleNamespace(
-            metrics={"tokenizer/codes_used": share * 512},
+            numbers={"tokenizer/codes_used": share * 512},
             agent=SimpleNamespace(tokenizer=SimpleNamespace(quantizer=SimpleNamespace(codebook_size=512))),
         )
         trainer = SimpleNamespace(is_global_zero=True)
         for index in range(2):
-            callback.on_train_batch_end(trainer, module, None, Step(epoch, "tokenizer", index, 2), index)
-        callback.on_train_batch_end(trainer, module, None, Step(epoch, "world", 0, 1), 2)
+            callback.on_train_batch_end(
+                trainer, module, None, Step(epoch, "tokenizer", index, 2, dict), index
+            )
+        callback.on_train_batch_end(trainer, module, None, Step(epoch, "world", 0, 1, dict), 2)
         kept = callback.state_dict()
         callback = CodebookWatch(console)
         callback.load_state_dict(kept)

@@ -17,11 +17,14 @@ from iris_wm.checkpoint.folder import load_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.checkpoint.verify import list_checkpoints, verify_checkpoint
 from iris_wm.config import apply_overrides, build_config, parse_yaml, read_yaml
+from iris_wm.policy.learner import PolicyLearner
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY
 from iris_wm.spaces import ActionSpace
-from iris_wm.training import callbacks, module
+from iris_wm.tokenizer.learner import TokenizerLearner
+from iris_wm.training import module, saving
 from iris_wm.training.train import FitResult, check_machine, fit
+from iris_wm.world.learner import WorldLearner
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS = 21  # 6 of epoch 1, 9 of epoch 2 (the last is the evaluation), 6 of epoch 3
@@ -86,18 +89,23 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert any("exp_avg_sq" in name for name in leaves[0])
 
 
-def at_step(monkeypatch, hook: str, step: int, action) -> None:
-    """Do something once, just before the given hook of EpochWork runs with `step` steps done."""
-    original = getattr(callbacks.EpochWork, hook)
+def at_step(monkeypatch, when: str, step: int, action) -> None:
+    """Do something to the module once, with `step` steps done: "before" the next one, or "after" the last."""
+    owner, name = {
+        "before": (module.IrisModule, "training_step"),
+        "after": (saving.RunKeeper, "on_train_batch_end"),
+    }[when]
+    original = getattr(owner, name)
     done = []
 
     def wrapped(self, *arguments):
-        if self.progress.total_steps == step and not done:
+        iris = self if when == "before" else arguments[1]
+        if iris.progress.total_steps == step and not done:
             done.append(True)
-            action(self)
+            action(iris)
         return original(self, *arguments)
 
-    monkeypatch.setattr(callbacks.EpochWork, hook, wrapped)
+    monkeypatch.setattr(owner, name, wrapped)
 
 
 def send(number: int):
@@ -239,7 +247,7 @@ def test_stopped_by_a_signal_and_continued_is_the_same_run(
     path = tmp_path / "run"
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        at_step(patch, "on_train_batch_start", step, send(number))
+        at_step(patch, "before", step, send(number))
         with pytest.raises(Stopped, match=signal.Signals(number).name):
             fit(tiny_run(), path, is_quiet=True)
     assert signal.getsignal(number) == before
@@ -253,7 +261,7 @@ def test_stopped_by_a_signal_and_continued_is_the_same_run(
 def test_stopped_at_every_few_steps(reference, tiny_run, tmp_path, monkeypatch):
     """Many stops in one run; each process does three steps."""
     path = tmp_path / "run"
-    original = callbacks.EpochWork.on_train_batch_end
+    original = saving.RunKeeper.on_train_batch_end
     for _ in range(NUM_STEPS):
         count = []
 
@@ -263,7 +271,7 @@ def test_stopped_at_every_few_steps(reference, tiny_run, tmp_path, monkeypatch):
                 signal.raise_signal(signal.SIGTERM)
             return original(self, *arguments)
 
-        monkeypatch.setattr(callbacks.EpochWork, "on_train_batch_end", counting)
+        monkeypatch.setattr(saving.RunKeeper, "on_train_batch_end", counting)
         try:
             fit(tiny_run(), path, is_quiet=True)
         except Stopped:
@@ -276,15 +284,15 @@ def test_stopped_at_every_few_steps(reference, tiny_run, tmp_path, monkeypatch):
 def test_a_signal_that_only_lightning_notices(reference, tiny_run, tmp_path, monkeypatch, step):
     """It comes after the saver looked, before the next step."""
     path = tmp_path / "run"
-    original = callbacks.Saver.on_train_batch_end
+    original = saving.RunKeeper.on_train_batch_end
 
     def late(self, *arguments):
         original(self, *arguments)
-        if self.progress.total_steps == step:
+        if arguments[1].progress.total_steps == step:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Saver, "on_train_batch_end", late)
+        patch.setattr(saving.RunKeeper, "on_train_batch_end", late)
         with pytest.raises(Stopped, match="SIGTERM"):
             fit(tiny_run(), path, is_quiet=True)
     assert load_checkpoint(newest(path)).training[STATE_KEY]["total_steps"] == step
@@ -296,14 +304,14 @@ def test_a_signal_in_the_last_step_changes_nothing(reference, tiny_run, tmp_path
     """The work asked for is done, so the run ends as finished; no epoch is added when it is called again."""
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        at_step(patch, "on_train_batch_start", NUM_STEPS - 1, send(signal.SIGTERM))
+        at_step(patch, "before", NUM_STEPS - 1, send(signal.SIGTERM))
         result = fit(tiny_run(), path, is_quiet=True)
     assert result.progress.epoch == 4
     assert fit(tiny_run(), path, is_quiet=True).progress.total_steps == NUM_STEPS
     assert_same_run(reference.path, path)
 
 
-@pytest.mark.parametrize("step", [2, 20])
+@pytest.mark.parametrize("step", [3, 21])
 def test_crashed_and_continued_is_the_same_run(reference, tiny_run, tmp_path, monkeypatch, step):
     """A crash saves nothing; the run goes on from the checkpoint before, or from the start."""
     path = tmp_path / "run"
@@ -312,7 +320,7 @@ def test_crashed_and_continued_is_the_same_run(reference, tiny_run, tmp_path, mo
         raise RuntimeError("the machine is on fire")
 
     with monkeypatch.context() as patch:
-        at_step(patch, "on_train_batch_end", step, crash)
+        at_step(patch, "after", step, crash)
         with pytest.raises(RuntimeError, match="on fire"):
             fit(tiny_run("training.checkpoint_every_epochs=1"), path, is_quiet=True)
     fit(tiny_run("training.checkpoint_every_epochs=1"), path, is_quiet=True)
@@ -321,9 +329,9 @@ def test_crashed_and_continued_is_the_same_run(reference, tiny_run, tmp_path, mo
 
 def test_saves_by_time(reference, tiny_run, tmp_path, monkeypatch):
     saves = []
-    original = callbacks.Saver.save
+    original = saving.RunKeeper._save
     monkeypatch.setattr(
-        callbacks.Saver, "save", lambda self, trainer: saves.append(1) or original(self, trainer)
+        saving.RunKeeper, "_save", lambda self, *arguments: saves.append(1) or original(self, *arguments)
     )
     fit(tiny_run("training.checkpoint_every_minutes=1e-6"), tmp_path / "run", is_quiet=True)
     assert len(saves) == NUM_STEPS
@@ -354,7 +362,7 @@ def test_other_configs_resume_exactly(tiny_run, tmp_path, monkeypatch, overrides
     config = tiny_run(*overrides, "training.num_epochs=2", "evaluation.every_epochs=0")
     fit(config, tmp_path / "reference", is_quiet=True)
     with monkeypatch.context() as patch:
-        at_step(patch, "on_train_batch_start", 8, send(signal.SIGTERM))
+        at_step(patch, "before", 8, send(signal.SIGTERM))
         with pytest.raises(Stopped):
             fit(config, tmp_path / "run", is_quiet=True)
     fit(config, tmp_path / "run", is_quiet=True)
@@ -362,9 +370,7 @@ def test_other_configs_resume_exactly(tiny_run, tmp_path, monkeypatch, overrides
 
 
 def test_a_finished_run_returns_at_once(reference, tiny_run, monkeypatch):
-    monkeypatch.setattr(
-        callbacks.EpochWork, "on_train_batch_start", lambda *_: pytest.fail("it trains again")
-    )
+    monkeypatch.setattr(module.IrisModule, "training_step", lambda *_: pytest.fail("it trains again"))
     before = metrics(reference.path), list_checkpoints(reference.path)
     result = fit(tiny_run(), reference.path, is_quiet=True)
     assert result.progress.total_steps == NUM_STEPS
@@ -394,15 +400,17 @@ def test_epochs_without_any_step(tiny_run, tmp_path):
 
 def injected_into(monkeypatch, component: str, where: str) -> None:
     """NaN in the second step of a component: in its loss, in one entry of one gradient, or in the latents."""
-    original = getattr(module.IrisModule, f"_{component}_losses")
+    learner = {"tokenizer": TokenizerLearner, "world": WorldLearner, "policy": PolicyLearner}[component]
+    original, calls = learner.losses, []
 
-    def losses(self, segment, batch):
-        terms, measures = original(self, segment, batch)
-        if batch.index == 1 and where == "loss":
+    def losses(self, segment, draw):
+        calls.append(1)
+        terms, measures = original(self, segment, draw)
+        if len(calls) == 2 and where == "loss":
             name = next(iter(terms))
             terms[name] = terms[name] * float("nan")
-        if batch.index == 1 and where == "gradient":
-            parameter = next(getattr(self.agent, component).parameters())
+        if len(calls) == 2 and where == "gradient":
+            parameter = next(self.network.parameters())
 
             def poison(grad):
                 grad = grad.clone()
@@ -412,7 +420,7 @@ def injected_into(monkeypatch, component: str, where: str) -> None:
             parameter.register_hook(poison)
         return terms, measures
 
-    monkeypatch.setattr(module.IrisModule, f"_{component}_losses", losses)
+    monkeypatch.setattr(learner, "losses", losses)
 
 
 @pytest.mark.parametrize("component", ["tokenizer", "world", "policy"])
@@ -427,7 +435,7 @@ def test_a_bad_number_ends_the_run_before_any_weight_changes(
     def recording(self, *arguments):
         before = {name: value.clone() for name, value in self.agent.weights().items()}
         weights[:] = [self.agent, before]
-        original(self, *arguments)
+        return original(self, *arguments)
 
     monkeypatch.setattr(module.IrisModule, "_optimize", recording)
     injected_into(monkeypatch, component, where)
@@ -447,10 +455,10 @@ def test_a_bad_number_ends_the_run_before_any_weight_changes(
 def test_bad_weights_are_never_saved(tiny_run, tmp_path, monkeypatch):
     def break_a_weight(work):
         with torch.no_grad():
-            next(iter(work.data.agent.world.parameters())).view(-1)[0] = float("nan")
+            next(iter(work.agent.world.parameters())).view(-1)[0] = float("nan")
         signal.raise_signal(signal.SIGTERM)
 
-    at_step(monkeypatch, "on_train_batch_end", 1, break_a_weight)
+    at_step(monkeypatch, "after", 2, break_a_weight)
     with pytest.raises(NumericFailure, match=r"world\..* is not finite; not saved"):
         fit(tiny_run(), tmp_path / "run", is_quiet=True)
     assert not list_checkpoints(tmp_path / "run")
