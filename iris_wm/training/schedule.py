@@ -28,7 +28,6 @@ MakeLearners = Callable[[RunConfig, Agent, Report], list[Learner]]
 def iris_learners(config: RunConfig, agent: Agent, report: Report) -> list[Learner]:
     """The tokenizer learns from frames, the world from their tokens, the policy from what the world imagines."""
     cache = TokenCache(agent.tokenizer, partial(report, "encoding"))
-
     new_world = partial(
         agent.new_world,
         SamplingConfig(config.imagination.temperature),
