@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ class RunKeeper(Checkpoint):
         try:
             durable.make_folder(folder)
             if segment is not None:
-                columns = {each.name: getattr(segment, each.name) for each in fields(segment)}
+                columns = vars(segment)
                 known = {name: column for name, column in columns.items() if column is not None}
                 data = safetensors.torch.save(
                     {name: column.detach().cpu().contiguous() for name, column in known.items()}

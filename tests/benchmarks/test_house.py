@@ -23,7 +23,7 @@ def test_what_holds_goes_on_holding(house):
         figure, aim, where = measures[name]
         assert figure <= aim, where
     assert measures["lines of iris_wm"][0] < 17_000
-    assert len(house.frames_way()) <= 26
+    assert len(house.frames_way()) <= 29
 
 
 def test_planted_places_are_found(house):
