@@ -154,11 +154,11 @@ class AtTemperature:
     """An agent whose policy draws at another temperature than 1; 0 takes the most likely action."""
 
     agent: Agent
-    temperature: float
+    policy_temperature: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: got {self.temperature}, expected a number >= 0")
+        if not 0 <= self.policy_temperature < float("inf"):
+            raise ValueError(f"policy_temperature: got {self.policy_temperature}, expected a number >= 0")
         self.actions = self.agent.actions
 
     def start(self, batch_size: int) -> PolicyState:
@@ -167,7 +167,7 @@ class AtTemperature:
 
     def act(self, frames: Tensor, memory: PolicyState, draw: Draw) -> tuple[Tensor, PolicyState]:
         """See `Agent.act`."""
-        return self.agent.act(frames, memory, draw, self.temperature)
+        return self.agent.act(frames, memory, draw, self.policy_temperature)
 
     def keep(self, memory: PolicyState, rows: Tensor, is_new: Tensor) -> PolicyState:
         """See `Agent.keep`."""

@@ -84,7 +84,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, frames: Tensor, memory: PolicyState, draw: Draw, temperature: float = 1.0
+        self, frames: Tensor, memory: PolicyState, draw: Draw, policy_temperature: float = 1.0
     ) -> tuple[Tensor, PolicyState]:
         """Choose actions for real frames, seen through the tokenizer.
 
@@ -92,7 +92,7 @@ class Agent(nn.Module):
             frames: (B, C, H, W) uint8.
             memory: of start, or what the last call returned.
             draw: of this step, for B rows.
-            temperature: of the policy; 0 takes the most likely action.
+            policy_temperature: of the draws of actions; 0 takes the most likely action.
 
         Returns:
             actions (B, n) int64 on the CPU, and the memory for the next call.
@@ -103,7 +103,7 @@ class Agent(nn.Module):
         obs_tokens = self.tokenizer.encode(frames.to(self.device))
         inputs = policy_inputs(self.tokenizer, self.policy, obs_tokens)
         draw = draw.to(self.device).of("action")
-        choice, memory = self.policy.choose(inputs, memory, draw, temperature)
+        choice, memory = self.policy.choose(inputs, memory, draw, policy_temperature)
         if not bool(choice.is_finite.all()):
             raise FloatingPointError("action_logits of the policy are not finite")
         return choice.actions.cpu(), memory

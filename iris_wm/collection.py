@@ -25,8 +25,8 @@ class CollectionConfig:
     """Last epoch that collects."""
     first_epoch_env_steps: int = 200
     """Steps of the first epoch; more gives small runs something to start from."""
-    temperature: float = 1.0
-    """Of the policy."""
+    policy_temperature: float = 1.0
+    """Of the draws of actions; 0 takes the most likely."""
     epsilon: float = 0.01
     """Probability of a random action."""
     epsilon_before_policy: float = 0.01
@@ -46,8 +46,8 @@ class CollectionConfig:
         for name in ("epsilon", "epsilon_before_policy"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 to 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: got {self.temperature}, expected a number >= 0")
+        if not 0 <= self.policy_temperature < float("inf"):
+            raise ValueError(f"policy_temperature: got {self.policy_temperature}, expected a number >= 0")
         for name in ("env_steps_per_epoch", "first_epoch_env_steps"):
             if getattr(self, name) % self.num_envs:
                 raise ValueError(
@@ -70,7 +70,7 @@ class Collector:
         self, agent: Agent, envs: list[SnapshotEnv], replay: Replay, config: CollectionConfig, seed: int
     ) -> None:
         self.agent, self.replay, self.config, self.seed = agent, replay, config, seed
-        self.explorer = Explorer(AtTemperature(agent, config.temperature), 0.0, config.max_action_hold)
+        self.explorer = Explorer(AtTemperature(agent, config.policy_temperature), 0.0, config.max_action_hold)
         self.players = Players(envs, self.explorer, self._next_game)
         self._episode_ids = [-1] * len(envs)
         self._returns = [0.0] * len(envs)

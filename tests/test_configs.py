@@ -60,7 +60,7 @@ PUBLISHED: dict[str, Any] = {
     "collection.first_epoch_env_steps": 200,
     "collection.num_envs": 1,
     "collection.stop_after_epoch": 500,
-    "collection.temperature": 1.0,
+    "collection.policy_temperature": 1.0,
     "collection.epsilon": 0.01,
     "collection.epsilon_before_policy": 0.01,
     "collection.max_action_hold": 1,
@@ -92,7 +92,7 @@ PUBLISHED: dict[str, Any] = {
     "policy.optimization.weight_decay": 0.0,
     "evaluation.every_epochs": 5,
     "evaluation.num_episodes": 16,
-    "evaluation.temperature": 0.5,
+    "evaluation.policy_temperature": 0.5,
     "evaluation.max_steps": 27_000,
 }
 

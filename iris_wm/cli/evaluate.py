@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, help="of the policy (default: the run's)")
+    parser.add_argument(
+        "--policy-temperature", type=float, help="of its draws of actions (default: the run's)"
+    )
     parser.add_argument(
         "--actor",
         default="policy",
@@ -45,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
             f"--output {path}: expected a file, got {'a folder' if path.is_dir() else 'something else'}"
         )
     check_writable(path.parent)  # not only after hours of playing
-    temperature = settings.temperature if options.temperature is None else options.temperature
+    own = options.policy_temperature
+    temperature = settings.policy_temperature if own is None else own
     kind, _, action = options.actor.partition(":")
     if kind == "constant" and action.isdecimal():
         actor: AtTemperature | RandomActor = ConstantActor(run.agent.actions, int(action))
@@ -69,7 +72,9 @@ def run(options: argparse.Namespace) -> int:
     if kind != "policy":
         console.print(f"{run.config.env.id}, {options.actor}: {summarize_returns(played.returns)}")
         return 0
-    result = make_result(run, played, seed=options.seed, temperature=temperature, preset=options.preset)
+    result = make_result(
+        run, played, seed=options.seed, policy_temperature=temperature, preset=options.preset
+    )
     score = result.human_normalized_score
     text = (
         f"{result.game}: {summarize_returns(played.returns)}"

@@ -8,7 +8,7 @@ EPISODES = 100
 # IRIS evaluates the final agent on 100 whole games, sampling at temperature 0.5, without random actions.
 FINAL_EVALUATION: dict[str, object] = {
     "episodes": EPISODES,
-    "temperature": 0.5,
+    "policy_temperature": 0.5,
     "epsilon": 0.0,
     "sticky_actions": 0.0,
     "max_emulator_frames": 108_000,

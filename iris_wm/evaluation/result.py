@@ -34,17 +34,17 @@ class CurvePoint:
 class EvaluationRecord:
     """The final evaluation: its episodes, and every setting that published methods choose differently.
 
-    returns: sum of unclipped rewards of each episode. lengths: agent steps of each episode. temperature: of
-    the policy's sampling. epsilon: share of uniformly random actions. sticky_actions: probability that the
-    emulator repeats the last action. noop_max: most no-ops at a game's start. max_emulator_frames: limit of a
-    game. life_loss_terminal: whether a lost life ended *training* episodes. resize: how frames were
-    made 64x64. full_games: whether an evaluated episode is a whole game with all lives.
+    returns: sum of unclipped rewards of each episode. lengths: agent steps of each episode. policy_temperature: of the
+    draws of actions. epsilon: share of uniformly random actions. sticky_actions: probability that the emulator repeats
+    the last action. noop_max: most no-ops at a game's start. max_emulator_frames: limit of a game. life_loss_terminal:
+    whether a lost life ended *training* episodes. resize: how frames were made 64x64. full_games: whether an evaluated
+    episode is a whole game with all lives.
     """
 
     episodes: int
     returns: list[float]
     lengths: list[int]
-    temperature: float
+    policy_temperature: float
     epsilon: float
     sticky_actions: float
     noop_max: int

@@ -174,9 +174,9 @@ def _published(name: str) -> Method:
 def _evaluation(result: RunResult) -> str:
     record = result.evaluation
     return (
-        f"final, {record.episodes} episodes, temperature {record.temperature:g}, epsilon {record.epsilon:g}, "
-        f"{'full games' if record.full_games else 'single lives'}, no-ops up to {record.noop_max}, "
-        f"{record.resize}"
+        f"final, {record.episodes} episodes, policy temperature {record.policy_temperature:g}, "
+        f"epsilon {record.epsilon:g}, {'full games' if record.full_games else 'single lives'}, "
+        f"no-ops up to {record.noop_max}, {record.resize}"
     )
 
 

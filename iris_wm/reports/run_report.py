@@ -55,7 +55,7 @@ def write_run_report(
                 max_steps=settings.max_steps,
             ).returns
         )
-        for actor in (AtTemperature(run.agent, settings.temperature), RandomActor(run.agent.actions))
+        for actor in (AtTemperature(run.agent, settings.policy_temperature), RandomActor(run.agent.actions))
     )
     curves = folder / "curves.png"
     draw_curves(read_metrics(run.path / "metrics.csv"), random_return=random.mean).save(curves)

@@ -58,8 +58,8 @@ class EvaluationConfig:
     """Whole games."""
     num_envs: int = 8
     """Played side by side."""
-    temperature: float = 0.5
-    """Of the policy; the paper's."""
+    policy_temperature: float = 0.5
+    """Of the draws of actions; 0 takes the most likely. The paper's."""
     max_steps: int = 27000
     """Agent steps an episode may take (27,000 of 4 emulator frames are the 108,000 frames of the Atari protocol)."""
 
@@ -69,8 +69,8 @@ class EvaluationConfig:
         for name in ("num_episodes", "num_envs", "max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: got {self.temperature}, expected a number >= 0")
+        if not 0 <= self.policy_temperature < float("inf"):
+            raise ValueError(f"policy_temperature: got {self.policy_temperature}, expected a number >= 0")
 
 
 @dataclass(frozen=True)

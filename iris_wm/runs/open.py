@@ -76,7 +76,9 @@ def open_dreamer(path: str | Path) -> Run:
     return run
 
 
-def make_result(run: Run, played: PlayedEpisodes, *, seed: int, temperature: float, preset: str) -> RunResult:
+def make_result(
+    run: Run, played: PlayedEpisodes, *, seed: int, policy_temperature: float, preset: str
+) -> RunResult:
     """The result file of a run whose agent was evaluated: the measurement and its whole protocol."""
     env = run.config.env
     return RunResult(
@@ -94,7 +96,7 @@ def make_result(run: Run, played: PlayedEpisodes, *, seed: int, temperature: flo
             episodes=len(played.returns),
             returns=played.returns,
             lengths=played.lengths,
-            temperature=temperature,
+            policy_temperature=policy_temperature,
             epsilon=0.0,
             sticky_actions=env.sticky,
             noop_max=min(1, env.noop_max),  # a test game begins with exactly one

@@ -154,7 +154,7 @@ class IrisModule(pl.LightningModule):
         config = self.config.evaluation
         with torch.autocast(self.device.type, enabled=False):
             played = evaluate(
-                AtTemperature(self.agent, config.temperature),
+                AtTemperature(self.agent, config.policy_temperature),
                 self.config.env,
                 num_episodes=config.num_episodes,
                 num_envs=config.num_envs,

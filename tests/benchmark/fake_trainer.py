@@ -67,7 +67,7 @@ def evaluate(run: Path, game: str, seed: int, episodes: int, preset: str, env_st
             episodes=episodes,
             returns=returns,
             lengths=[100] * episodes,
-            temperature=0.5,
+            policy_temperature=0.5,
             epsilon=0.0,
             sticky_actions=0.0,
             noop_max=30,

@@ -14,7 +14,7 @@ def make_result(**changes: Any) -> RunResult:
         episodes=2,
         returns=[12.1, 24.1],
         lengths=[100, 200],
-        temperature=0.5,
+        policy_temperature=0.5,
         epsilon=0.0,
         sticky_actions=0.0,
         noop_max=30,
@@ -100,9 +100,9 @@ def test_a_missing_field_is_named(tmp_path: Path):
     path = tmp_path / "result.json"
     make_result().save(path)
     raw = json.loads(path.read_text())
-    del raw["evaluation"]["temperature"]
+    del raw["evaluation"]["policy_temperature"]
     path.write_text(json.dumps(raw))
-    with pytest.raises(ValueError, match=r'missing key "evaluation.temperature"'):
+    with pytest.raises(ValueError, match=r'missing key "evaluation.policy_temperature"'):
         load_result(path)
 
 
