@@ -55,13 +55,16 @@ class AgentConfig:
 
 
 class Agent(nn.Module):
-    """The three networks. Random weights until trained or loaded."""
+    """The three networks. Random weights until trained or loaded.
 
-    def __init__(self, config: AgentConfig) -> None:
+    tokenizer: one of your own in place of the config's (see `docs/add_your_own.md` for what it must offer).
+    """
+
+    def __init__(self, config: AgentConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
         self.actions = ActionSpace.discrete(*config.action_sizes, names=config.action_names)
-        self.tokenizer = Tokenizer(config.tokenizer)
+        self.tokenizer = tokenizer or Tokenizer(config.tokenizer)
         tokens_per_frame = self.tokenizer.tokens_per_frame
         quantizer = self.tokenizer.quantizer
         self.world = WorldNetwork(config.world, quantizer.codebook_size, tokens_per_frame, self.actions)
@@ -238,10 +241,11 @@ class Agent(nn.Module):
         return Agent.from_weights(build_config(AgentConfig, config), weights)
 
     @staticmethod
-    def load(path: str | Path) -> "Agent":
+    def load(path: str | Path, tokenizer: Tokenizer | None = None) -> "Agent":
         """An agent from a run folder (its newest checkpoint that verifies), a folder that save wrote, or the hub.
 
         path: "owner/name" is looked for on the hub where no such folder exists.
+        tokenizer: for an agent that was made with one of your own; its weights are overwritten.
 
         Raises:
             ValueError: the path is neither.
@@ -258,13 +262,15 @@ class Agent(nn.Module):
             weights, config = checkpoint.agent, checkpoint.agent_config
         else:
             raise ValueError(f'"{path}": neither a run folder with a checkpoint nor an exported agent')
-        return Agent.from_weights(build_config(AgentConfig, config), weights)
+        return Agent.from_weights(build_config(AgentConfig, config), weights, tokenizer)
 
     @staticmethod
-    def from_weights(config: AgentConfig, weights: dict[str, Tensor]) -> "Agent":
+    def from_weights(
+        config: AgentConfig, weights: dict[str, Tensor], tokenizer: Tokenizer | None = None
+    ) -> "Agent":
         """An agent in eval mode with these weights; a config far beyond any real one is refused unallocated."""
         check_size(config)
-        agent = Agent(config)
+        agent = Agent(config, tokenizer)
         agent.load_weights(weights)
         return agent.eval()
 

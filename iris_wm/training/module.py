@@ -26,6 +26,7 @@ from iris_wm.training.distributed import check_same_experience
 from iris_wm.training.schedule import (
     COLLECTION_CHUNK,
     EpochSteps,
+    MakeAgent,
     MakeLearners,
     Numbers,
     Step,
@@ -46,13 +47,17 @@ class IrisModule(pl.LightningModule):
     """
 
     def __init__(
-        self, config: RunConfig, actions: ActionSpace, make_learners: MakeLearners = iris_learners
+        self,
+        config: RunConfig,
+        actions: ActionSpace,
+        make_learners: MakeLearners = iris_learners,
+        make_agent: MakeAgent = Agent,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         torch.manual_seed(stream_seed(config.seed, "weights"))  # layers take theirs from the global generator
-        self.agent = Agent(config.agent_config(actions))
+        self.agent = make_agent(config.agent_config(actions))
         self.report = lambda what, done, total: None
         self.learners = make_learners(config, self.agent, lambda *work: self.report(*work))
         self.networks = nn.ModuleDict({learner.name: learner.network for learner in self.learners})

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from iris_wm.agent import Agent
+from iris_wm.agent import Agent, AgentConfig
 from iris_wm.policy.learner import PolicyLearner
 from iris_wm.protocols import Learner
 from iris_wm.runs.config import RunConfig
@@ -22,6 +22,7 @@ COLLECTION_CHUNK = 50
 Numbers = dict[str, float]
 Report = Callable[[str, int, int], None]
 """Told what goes on inside a step, how much is done, and of how much; may raise to leave the step."""
+MakeAgent = Callable[[AgentConfig], Agent]
 MakeLearners = Callable[[RunConfig, Agent, Report], list[Learner]]
 
 

@@ -35,8 +35,10 @@ from iris_wm.training.distributed import is_lost_peer, own_rank
 from iris_wm.training.loggers import EventFiles, MetricsLogger, silent_writer
 from iris_wm.training.module import IrisModule
 from iris_wm.training.saving import RunCheckpointIO, RunKeeper
-from iris_wm.training.schedule import MakeLearners, iris_learners
+from iris_wm.training.schedule import MakeAgent, MakeLearners, iris_learners
 from iris_wm.training.watch import CodebookWatch
+
+Parts = tuple[MakeLearners, MakeAgent]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def fit(
     *,
     is_quiet: bool = False,
     make_learners: MakeLearners = iris_learners,
+    make_agent: MakeAgent = Agent,
 ) -> FitResult:
     """Train until the schedule is done, or continue a run that was stopped.
 
@@ -63,6 +66,7 @@ def fit(
         is_quiet: print nothing.
         make_learners: the list of what is trained, from the config, the agent and a callable that a long step tells how
             far it is.
+        make_agent: from its config; for an agent with a part of your own.
 
     Raises:
         ValueError: the config does not fit the environment or the machine.
@@ -75,12 +79,12 @@ def fit(
     if rank:
         end_with_parent()
     console = RunConsole(quiet=is_quiet or rank > 0)
-    stop = StopRequest(config.training.max_minutes)
+    stop, parts = StopRequest(config.training.max_minutes), (make_learners, make_agent)
     envs = [make_env(config.env) for _ in range(config.collection.num_envs)]
     check_size(config.agent_config(envs[0].actions))
     with stop.listening():
         if rank:
-            return _follow(config, Path(run_path), envs, console, stop, make_learners)
+            return _follow(config, Path(run_path), envs, console, stop, parts)
         with RunFolder(run_path, config.identity(), dump_yaml(config), RunConfig().identity()) as run:
             checkpoint = resume(run)
             if checkpoint is None and not run.is_new:
@@ -89,7 +93,7 @@ def fit(
                     style="yellow",
                     soft_wrap=True,
                 )
-            return _train(config, run.path, run, checkpoint, envs, console, stop, make_learners)
+            return _train(config, run.path, run, checkpoint, envs, console, stop, parts)
 
 
 def _follow(
@@ -98,13 +102,13 @@ def _follow(
     envs: list[SnapshotEnv],
     console: Console,
     stop: StopRequest,
-    make_learners: MakeLearners,
+    parts: Parts,
 ) -> FitResult:
     """What a process that rank 0 has started does: the same, but it writes nothing, and its end is rank 0's."""
     found = newest_verified(path)
     try:
         checkpoint = load_checkpoint(found.folder) if found else None
-        return _train(config, path, None, checkpoint, envs, console, stop, make_learners)
+        return _train(config, path, None, checkpoint, envs, console, stop, parts)
     except (Stopped, NumericFailure):  # raised in all processes; what rank 0 says counts
         sys.exit(0)
     except BaseException:
@@ -121,11 +125,11 @@ def _train(
     envs: list[SnapshotEnv],
     console: Console,
     stop: StopRequest,
-    make_learners: MakeLearners,
+    parts: Parts,
 ) -> FitResult:
     for folder, reason in checkpoint.skipped if checkpoint else []:
         console.print(f"skipped {folder.name}: {reason}", style="yellow", soft_wrap=True)
-    module = IrisModule(config, envs[0].actions, make_learners)
+    module = IrisModule(config, envs[0].actions, *parts)
     progress, data = module.progress, ReplayDataModule(config, module.agent, envs)
     io = RunCheckpointIO(run, module.agent.config)
     if checkpoint and checkpoint.manifest.epoch > config.training.num_epochs:
