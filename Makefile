@@ -1,4 +1,4 @@
-# make demo, make test. Every target makes .venv and installs what it needs when that is missing.
+# make demo, make test, make test-product. Every target makes .venv and installs what it needs when that is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 # CONSTRAINTS= installs the newest versions that pyproject.toml allows.
@@ -8,14 +8,18 @@ PIP_INSTALL := $(BIN)/pip install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 RUN ?= runs/demo
 
-.PHONY: house demo test check bench gpu bench-kernels test-gpu test-slow test-reliability test-learning notebooks docs
+.PHONY: house demo test test-product check bench gpu bench-kernels test-gpu test-slow test-reliability test-learning notebooks docs
 
 demo: .venv/installed
 	$(BIN)/iris-wm fit --config configs/demo.yaml --run $(RUN)
 	$(BIN)/iris-wm report $(RUN)
 
 test: .venv/installed-test
-	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu and not product"
+
+# Docs, notebooks, examples, the page in a browser, the rehearsed benchmarks, a small game learned.
+test-product: .venv/installed-test
+	$(PYTEST) -n 2 --dist load -m "product and not slow and not gpu"
 
 check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff check .

@@ -45,6 +45,24 @@ trainer: {accelerator: cpu, num_threads: 1}
 """
 GOLDEN = Path(__file__).parent / "data" / "golden" / "tiny"
 
+PRODUCT = (
+    "docs",
+    "notebooks",
+    "examples",
+    "learning",
+    "benchmarks",
+    "play/test_browser",
+    "kernels/test_resources",
+)
+"""What `make test-product` runs: whole programs, as a user would start them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the product's tests by where they are."""
+    for item in items:
+        if str(item.path.relative_to(Path(__file__).parent)).startswith(PRODUCT):
+            item.add_marker("product")
+
 
 @pytest.fixture(scope="session")
 def golden_manifest() -> dict:
