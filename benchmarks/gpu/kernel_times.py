@@ -1,34 +1,73 @@
-"""The scripts of kernels/benchmarks, case by case: what is not compiled by torch.compile, which takes minutes."""
+"""Each kernel at the shapes of every preset, in its precision, beside stock PyTorch and what the model says."""
 
 import importlib
+import math
 from typing import Any
 
 import torch
+from presets import FILES, preset
 from stage import Stage
-from timing import CEILING_BYTES, CEILING_FLOPS, Case, microseconds
+from timing import Case, Shape, least_us, microseconds, model_us
+
+from iris_wm.runs.config import RunConfig
+from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig
 
 KERNELS = ("decode_chain", "attention", "head_sample", "group_norm_silu")
+IN_BOTH = "iris"  # the other one after all else
 
 
 def run(stage: Stage) -> None:
-    """bfloat16 of all kernels first, then float32."""
-    for dtype in ("float32",) if stage.is_small else ("bfloat16", "float32"):
+    """The presets from the largest to the smallest."""
+    names = ["debug"] if stage.is_small else list(FILES)
+    work = [(name, preset(name).trainer.precision == "bf16") for name in names]
+    work += [(IN_BOTH, True)] if IN_BOTH in names else []
+    for name, is_bfloat16 in work:
+        shape = shape_of(preset(name))
+        if stage.is_small:
+            shape = shape._replace(batch=2, games=2, frames=2)
         for kernel in KERNELS:
-            with stage.guard(f"{kernel}: inputs"):
-                for case in importlib.import_module(kernel).cases(stage.device, stage.is_small):
-                    if dtype in case.shape and "compiled" not in case.rival:
-                        stage.case(f"{kernel}: {case.shape}: {case.rival}", _measure, stage, case)
+            with stage.guard(f"{name}: {kernel}: inputs"):
+                dtype = torch.bfloat16 if is_bfloat16 else torch.float32
+                for case in importlib.import_module(kernel).cases(stage.device, dtype, shape, True):
+                    title = f"{kernel}: {case.shape}: {case.rival}"
+                    stage.case(f"{name}: {title}", _measure, stage, name, kernel, case)
             torch.set_grad_enabled(True)  # the scripts of kernels without gradients switch them off
 
 
-def _measure(stage: Stage, case: Case) -> dict[str, Any]:
-    """Microseconds cold and from a graph, and the least that a GPU with the known ceilings needs for the work."""
+def shape_of(config: RunConfig) -> Shape:
+    """What a run of the config asks of the kernels; a pass in the middle of the context stands for all."""
+    world, autoencoder, quantizer = config.world, config.tokenizer.autoencoder, config.tokenizer.quantizer
+    tokens, is_parallel = autoencoder.latent_resolution**2, world.is_parallel
+    is_fsq = isinstance(quantizer, FiniteScalarQuantizerConfig)
+    channels = [autoencoder.channels * times for times in autoencoder.channel_multipliers]
+    return Shape(
+        num_layers=world.num_layers,
+        width=world.embed_dim,
+        num_heads=world.num_heads,
+        num_codes=math.prod(quantizer.levels) if is_fsq else quantizer.codebook_size,
+        tokens_per_frame=tokens,
+        num_steps=world.context_steps,
+        is_parallel=is_parallel,
+        masks=("parallel" if is_parallel else "causal",),
+        positions=((tokens + 1) * (world.context_steps // 2),),
+        batch=world.optimization.batch_size,
+        games=config.policy.optimization.batch_size,
+        frames=config.tokenizer.optimization.batch_size,
+        maps=tuple(zip(channels, autoencoder.stage_resolutions, strict=True)),
+    )
+
+
+def _measure(stage: Stage, name: str, kernel: str, case: Case) -> dict[str, Any]:
+    """Microseconds cold and from a graph; what the model expects of a graph, and the least there can be."""
     times = microseconds(case.run, stage.device)
     if all(isinstance(value, str) for value in times.values()):
         raise RuntimeError("; ".join(f"{name}: {value}" for name, value in times.items()))
     return {
+        "preset": name,
+        "kernel": kernel,
         "shape": case.shape,
         "rival": case.rival,
         "us": times,
-        "roofline_us": 1e6 * max(case.flops / CEILING_FLOPS, case.bytes / CEILING_BYTES),
+        "model_us": model_us(case),
+        "least_us": least_us(case),
     }

@@ -11,7 +11,14 @@ from stage import Stage
 EVALUATION = 45.0  # seconds for it at the end
 SMALL = (
     *("--training.num_epochs", "1", "--trainer.num_threads", "1", "--trainer.accelerator", "cpu"),
-    *("--evaluation.max_steps", "30", "--evaluation.every_epochs", "0"),
+    *(
+        "--collection.first_epoch_env_steps",
+        "10",
+        "--evaluation.max_steps",
+        "5",
+        "--evaluation.every_epochs",
+        "0",
+    ),
 )
 
 

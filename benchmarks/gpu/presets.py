@@ -1,4 +1,4 @@
-"""The configs that the stages use, by name."""
+"""The configs that the stages use, by name: all there are, those for a GPU first."""
 
 from pathlib import Path
 
@@ -7,10 +7,13 @@ from iris_wm.runs.config import RunConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 FILES = {
-    "debug": "debug.yaml",
-    "demo": "demo.yaml",
     "fast": "atari100k/fast.yaml",
     "iris": "atari100k/iris.yaml",
+    "demo": "demo.yaml",
+    "assault": "assault.yaml",
+    "catch": "catch.yaml",
+    "notebook": "notebook.yaml",
+    "debug": "debug.yaml",
 }
 
 

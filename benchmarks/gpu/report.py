@@ -34,15 +34,14 @@ def throughput(stages: dict[str, Any]) -> str:
 
 
 def kernels(stages: dict[str, Any]) -> str:
-    """The best microseconds of every rival, and the least that the ceilings allow."""
+    """Median microseconds of every rival, what the model expects of a graph, and the least that the ceilings allow."""
     rows = []
     for case in cases(stages, "kernel_times"):
         times = {name: value[0] for name, value in case["us"].items() if not isinstance(value, str)}
         told = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
-        rows.append(
-            [case["name"].split(":")[0], case["shape"], case["rival"], told, f"{case['roofline_us']:.1f}"]
-        )
-    return table(["kernel", "shape", "", "us", "least us"], rows)
+        figures = [f"{case[key]:.1f}" for key in ("model_us", "least_us")]
+        rows.append([case["preset"], case["kernel"], case["shape"], case["rival"], told, *figures])
+    return table(["preset", "kernel", "shape", "", "us", "model us", "least us"], rows)
 
 
 def learned(stages: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ SHOWS = {
     "numerics": "every kernel against its reference; the golden vectors",
     "graphs": "roll-outs: captured equals eager, seeds, fresh weights, no wait for the host",
     "train": "ten steps of each network of each preset: finite, bf16 against float32, memory; stop and resume",
-    "kernel_times": "each kernel beside stock PyTorch and the roofline",
+    "kernel_times": "each kernel at every preset's shapes, beside stock PyTorch and the model",
     "throughput": "imagined steps a second, updates, acting, against the eager reference",
     "learn": "the fast preset on one game",
 }
@@ -47,13 +47,15 @@ LOG_BYTES = 1_000_000  # of each stage in log.txt
 def limit_of(stage: str, to_do: list[str], seconds_left: float, seconds: float, is_rehearsal: bool) -> float:
     """Seconds for a stage: its own, or its share where too little is left for all that is still to do.
 
-    seconds: of the whole budget. A rehearsal's stages are small, and its machine may be slow: they share all the time.
+    seconds: of the whole budget. A rehearsal's stages are small, its machine may be slow: each has all that is left.
     """
+    if is_rehearsal:
+        return max(1.0, seconds_left - GRACE)
     if stage == to_do[-1]:
-        return max(1.0, seconds_left - GRACE if is_rehearsal else min(STAGES[stage], seconds_left - GRACE))
+        return max(1.0, min(STAGES[stage], seconds_left - GRACE))
     planned = sum(STAGES[name] for name in to_do if name != "learn")
     share = (seconds_left - (LEAST * seconds if "learn" in to_do else 0.0)) / planned
-    return max(1.0, STAGES[stage] * (share if is_rehearsal else min(1.0, share)))
+    return max(1.0, STAGES[stage] * min(1.0, share))
 
 
 def run_stage(

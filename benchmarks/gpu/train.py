@@ -45,7 +45,8 @@ def _short(stage: Stage, name: str, more: dict[str, object]) -> RunConfig:
         overrides |= {
             "trainer.accelerator": "cpu",
             "world.num_layers": 1,
-            "collection.first_epoch_env_steps": 60,
+            "collection.first_epoch_env_steps": 10,
+            "collection.env_steps_per_epoch": 10,
         }
     overrides |= {
         f"{network}.optimization.{key}": value for network in NETWORKS for key, value in of_each.items()

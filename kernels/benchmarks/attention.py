@@ -8,11 +8,9 @@ import iris_kernels
 import torch
 import torch.nn.functional as F
 from iris_kernels.reference import attention as reference
-from timing import Case, main
+from timing import Case, Shape, main
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-STEP = 17
 
 
 def _with_backward(run: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> Callable[[], object]:
@@ -37,21 +35,28 @@ def _flex(visible: Tensor, rows: int, device: torch.device) -> Callable[..., Ten
     return lambda q, k, v: compiled(q, k, v, block_mask=block_mask)
 
 
+def _stock(visible: Tensor | None) -> Callable[..., Tensor]:
+    return lambda q, k, v: F.scaled_dot_product_attention(
+        q, k, v, attn_mask=visible, is_causal=visible is None
+    )
+
+
 def _rivals(
-    mask: tuple[str, int, bool], rows: int, device: torch.device, is_small: bool
+    mask: tuple[str, int, bool], rows: int, device: torch.device, is_short: bool
 ) -> Iterator[tuple[str, Callable[..., Tensor]]]:
     options: dict[str, Any] = {"mask": mask[0], "tokens_per_step": mask[1], "is_block_causal": mask[2]}
     visible = reference.visibility(rows, *mask, device)
     dense = None if mask[0] == "causal" else visible
     yield "iris_kernels", lambda q, k, v: iris_kernels.attention(q, k, v, **options)
+    yield "sdpa", _stock(dense)
+    if is_short:
+        return
     seed = torch.tensor([1], device=device)
     yield (
         "iris_kernels dropout 0.1",
         lambda q, k, v: iris_kernels.attention(q, k, v, **options, dropout=0.1, seed=seed),
     )
     yield "sdpa math", _sdpa(SDPBackend.MATH, dense)
-    if is_small:
-        return
     for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
         if backend != SDPBackend.FLASH_ATTENTION or dense is None:
             yield f"sdpa {backend.name.lower()}", _sdpa(backend, dense)
@@ -65,32 +70,29 @@ def _rivals(
     yield "explicit eager", explicit
 
 
-def cases(device: torch.device, is_small: bool) -> Iterator[Case]:
-    """IRIS's shape, its block-causal and parallel forms, in bfloat16 and float32."""
-    batch, heads, size = (1, 1, 16) if is_small else (64, 4, 64)
-    num_steps = 2 if is_small else 20
-    length = num_steps * STEP
-    masks = (
-        (("causal", 0, False), length),
-        (("block_causal", STEP, False), length),
-        (("parallel", STEP, False), num_steps * (2 * STEP - 1)),
-    )
-    for dtype in (torch.float32,) if is_small else (torch.bfloat16, torch.float32):
-        for mask, rows in masks:
-            inputs = [
-                torch.randn(batch, heads, rows, size, device=device, dtype=dtype, requires_grad=True)
-                for _ in range(3)
-            ]
-            grad = torch.randn_like(inputs[0])
-            pairs = reference.visibility(rows, *mask, device).sum().item() * batch * heads
-            flops = 4.0 * pairs * size
-            moved = 4.0 * inputs[0].numel() * inputs[0].element_size()
-            shape = f"{mask[0]} {batch}x{heads}x{rows}x{size} {str(dtype)[6:]}"
-            for rival, run in _rivals(mask, rows, device, is_small):
-                detached = [tensor.detach() for tensor in inputs]
-                yield Case(f"{shape} forward", rival, partial(run, *detached), flops, moved)
-                both = _with_backward(run, inputs, grad)
-                yield Case(f"{shape} forward+backward", rival, both, 3.5 * flops, 3.0 * moved)
+def cases(device: torch.device, dtype: torch.dtype, shape: Shape, is_short: bool) -> Iterator[Case]:
+    """A training pass under each mask. is_short: only the kernel and what PyTorch itself picks."""
+    heads, size, step = shape.num_heads, shape.width // shape.num_heads, shape.tokens_per_step
+    for name in shape.masks:
+        mask = (name, 0 if name == "causal" else step, False)
+        rows = shape.num_steps * (step + (shape.tokens_per_frame if name == "parallel" else 0))
+        inputs = [
+            torch.randn(shape.batch, heads, rows, size, device=device, dtype=dtype, requires_grad=True)
+            for _ in range(3)
+        ]
+        grad = torch.randn_like(inputs[0])
+        pairs = reference.visibility(rows, *mask, device).sum().item() * shape.batch * heads
+        flops = 4.0 * pairs * size
+        moved = 4.0 * inputs[0].numel() * inputs[0].element_size()
+        label = f"{name} {shape.batch}x{heads}x{rows}x{size} {str(dtype)[6:]}"
+        for rival, run in _rivals(mask, rows, device, is_short):
+            detached = [tensor.detach() for tensor in inputs]
+            is_ours = rival.startswith("iris_kernels")
+            yield Case(f"{label} forward", rival, partial(run, *detached), flops, moved, int(is_ours))
+            both = _with_backward(run, inputs, grad)
+            yield Case(
+                f"{label} forward+backward", rival, both, 3.5 * flops, 3.0 * moved, 4 if is_ours else 0
+            )
 
 
 if __name__ == "__main__":

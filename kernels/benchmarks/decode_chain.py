@@ -1,7 +1,7 @@
-"""One imagined token through the whole transformer, and each launch by itself, against plain PyTorch.
+"""One pass of a roll-out through the whole transformer, and each launch by itself, against plain PyTorch.
 
-The model is IRIS's: 10 layers, C = 256, 4 heads, a cache of 340 rows, a head with 512 codes. The figure that
-counts is the "graph" column of "token": microseconds to replay the CUDA graph of one token.
+A pass is one token with its head and draw or, in parallel prediction, a step and the queries of the next frame.
+The figure that counts is the "graph" column of "token": microseconds to replay the CUDA graph of one token of IRIS.
 """
 
 from collections.abc import Iterator
@@ -11,107 +11,129 @@ import iris_kernels
 import torch
 import torch.nn.functional as F
 from iris_kernels import LayerWeights
-from timing import Case, main
+from timing import IRIS, Case, Shape, main
 from torch import Tensor
 
-LAYERS, WIDTH, HEADS, LENGTH, CODES = 10, 256, 4, 340, 512
+LAUNCHES = 5  # of a layer
 
 
-def make_layer(groups: int, dtype: torch.dtype, device: torch.device) -> LayerWeights:
+def make_layer(dtype: torch.dtype, device: torch.device, width: int = IRIS.width) -> LayerWeights:
     """Random weights of one layer."""
 
     def weights(*shape: int) -> Tensor:
-        return (torch.randn(groups, *shape) * shape[-1] ** -0.5).to(device, dtype)
+        return (torch.randn(1, *shape) * shape[-1] ** -0.5).to(device, dtype)
 
-    hidden = 4 * WIDTH
+    hidden = 4 * width
     return LayerWeights(
-        1 + weights(WIDTH), weights(WIDTH), weights(3 * WIDTH, WIDTH), weights(3 * WIDTH),
-        weights(WIDTH, WIDTH), weights(WIDTH), 1 + weights(WIDTH), weights(WIDTH),
-        weights(hidden, WIDTH), weights(hidden), weights(WIDTH, hidden), weights(WIDTH),
+        1 + weights(width), weights(width), weights(3 * width, width), weights(3 * width),
+        weights(width, width), weights(width), 1 + weights(width), weights(width),
+        weights(hidden, width), weights(hidden), weights(width, hidden), weights(width),
     )  # fmt: skip
 
 
-def make_head(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+def make_head(dtype: torch.dtype, device: torch.device, shape: Shape = IRIS) -> list[Tensor]:
     """Norm, two linear layers, the codes' table and the positions."""
+    width, codes = shape.width, shape.num_codes
     shapes = (
-        (WIDTH,),
-        (WIDTH,),
-        (WIDTH, WIDTH),
-        (WIDTH,),
-        (CODES, WIDTH),
-        (CODES,),
-        (CODES, WIDTH),
-        (LENGTH, WIDTH),
+        *((width,), (width,), (width, width), (width,)),
+        *((codes, width), (codes,), (codes, width), (shape.length, width)),
     )
     return [(torch.randn(1, *shape) * 0.06).to(device, dtype) for shape in shapes]
 
 
-def plain_layer(x: Tensor, w: LayerWeights, k_cache: Tensor, v_cache: Tensor, position: Tensor) -> Tensor:
-    """The same layer in stock PyTorch with a static cache and a mask, as one would write it for a graph."""
-    batch, new, _ = x.shape
+def plain_layer(
+    x: Tensor,
+    w: LayerWeights,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    rows: Tensor,
+    visible: Tensor,
+    num_heads: int,
+) -> Tensor:
+    """The same layer in stock PyTorch with a static cache and a mask, as one would write it for a graph.
+
+    rows: (n,) of the cache that the new rows fill. visible: (n, length), which of the cache they see.
+    """
+    batch, new, width = x.shape
     dtype = w.qkv_weight.dtype
-    h = F.layer_norm(x, (WIDTH,), w.ln1_weight[0].float(), w.ln1_bias[0].float()).to(dtype)
-    qkv = F.linear(h, w.qkv_weight[0], w.qkv_bias[0]).view(batch, new, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-    rows = position[:1].long() + torch.arange(new, device=x.device)  # all rows stand at one position
+    h = F.layer_norm(x, (width,), w.ln1_weight[0].float(), w.ln1_bias[0].float()).to(dtype)
+    qkv = F.linear(h, w.qkv_weight[0], w.qkv_bias[0])
+    qkv = qkv.view(batch, new, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
     k_cache[0].index_copy_(2, rows, qkv[1])
     v_cache[0].index_copy_(2, rows, qkv[2])
-    visible = torch.arange(LENGTH, device=x.device) <= rows[:, None]
     attended = F.scaled_dot_product_attention(qkv[0], k_cache[0], v_cache[0], attn_mask=visible)
-    attended = attended.transpose(1, 2).reshape(batch, new, WIDTH)
+    attended = attended.transpose(1, 2).reshape(batch, new, width)
     x = x + F.linear(attended, w.out_weight[0], w.out_bias[0])
-    h = F.layer_norm(x, (WIDTH,), w.ln2_weight[0].float(), w.ln2_bias[0].float()).to(dtype)
+    h = F.layer_norm(x, (width,), w.ln2_weight[0].float(), w.ln2_bias[0].float()).to(dtype)
     h = F.gelu(F.linear(h, w.fc1_weight[0], w.fc1_bias[0]))
     return x + F.linear(h, w.fc2_weight[0], w.fc2_bias[0])
 
 
-def _token_cases(
-    device: torch.device, dtype: torch.dtype, batch: int, position: int, num_layers: int, is_small: bool
+def _pass_cases(
+    device: torch.device, dtype: torch.dtype, shape: Shape, position: int, is_short: bool
 ) -> Iterator[Case]:
-    layers = [make_layer(1, dtype, device) for _ in range(num_layers)]
-    head = make_head(dtype, device)
-    size = WIDTH // HEADS
-    caches = torch.zeros(num_layers, 2, 1, batch, HEADS, LENGTH, size, device=device, dtype=dtype)
-    x = torch.randn(1, batch, 1, WIDTH, device=device)
+    batch, width, heads, num_layers = shape.games, shape.width, shape.num_heads, shape.num_layers
+    num_context = shape.tokens_per_step if shape.is_parallel else 1
+    new = num_context + (shape.tokens_per_frame if shape.is_parallel else 0)
+    layers = [make_layer(dtype, device, width) for _ in range(num_layers)]
+    head = make_head(dtype, device, shape)
+    caches = torch.zeros(
+        num_layers, 2, 1, batch, heads, shape.length, width // heads, device=device, dtype=dtype
+    )
+    x = torch.randn(1, batch, new, width, device=device)
     where = torch.full((batch,), position, dtype=torch.int32, device=device)
     number = torch.arange(batch, device=device)
 
     def with_kernels() -> Tensor:
         hidden = x
         for layer, cache in zip(layers, caches, strict=True):
-            hidden = iris_kernels.decode_layer(hidden, layer, cache[0], cache[1], where, num_heads=HEADS)
+            hidden = iris_kernels.decode_layer(
+                hidden, layer, cache[0], cache[1], where, num_heads=heads, num_context=num_context
+            )
+        if shape.is_parallel:
+            return hidden
         arguments: tuple[Any, ...] = (hidden[:, :, 0], *head, where, number, number)
         return iris_kernels.head_sample(*arguments)[1]
 
     def plain(x: Tensor, where: Tensor) -> Tensor:
         hidden = x[0]
+        rows = where[:1].long() + torch.arange(new, device=device)  # all games stand at one position
+        last_seen = torch.cat([rows[:num_context], rows[-1:].expand(new - num_context)])
+        visible = torch.arange(shape.length, device=device) <= last_seen[:, None]
         for layer, cache in zip(layers, caches, strict=True):
-            hidden = plain_layer(hidden, layer, cache[0], cache[1], where)
-        normed = F.layer_norm(hidden[:, 0], (WIDTH,), head[0][0].float(), head[1][0].float()).to(dtype)
+            hidden = plain_layer(hidden, layer, cache[0], cache[1], rows, visible, heads)
+        if shape.is_parallel:
+            return hidden
+        normed = F.layer_norm(hidden[:, 0], (width,), head[0][0].float(), head[1][0].float()).to(dtype)
         logits = F.linear(F.linear(normed, head[2][0], head[3][0]).relu(), head[4][0], head[5][0]).float()
         noise = torch.empty_like(logits).exponential_()
         token = (logits.softmax(-1) / noise).argmax(-1)
         return head[6][0][token] + head[7][0].index_select(0, where.long())
 
     weight_bytes = sum(w.numel() * w.element_size() for layer in layers for w in layer)
-    kv_bytes = num_layers * 2 * batch * WIDTH * (position + 1) * dtype.itemsize
-    flops = 2.0 * batch * num_layers * (12 * WIDTH * WIDTH + 2 * WIDTH * (position + 1))
-    shape = f"token B={batch} position={position} {str(dtype)[6:]}"
-    yield Case(shape, "iris_kernels", with_kernels, flops, weight_bytes + kv_bytes)
-    yield Case(shape, "plain eager", lambda: plain(x, where), flops, weight_bytes + kv_bytes)
-    if not is_small:
+    kv_bytes = num_layers * 2 * batch * width * (position + new) * dtype.itemsize
+    flops = 2.0 * batch * num_layers * new * (12 * width * width + 2 * width * (position + new))
+    work = flops, weight_bytes + kv_bytes
+    launches = LAUNCHES * num_layers + (not shape.is_parallel)
+    label = f"{'frame' if shape.is_parallel else 'token'} B={batch} n={new} C={width} layers={num_layers}"
+    label += f" position={position} {str(dtype)[6:]}"
+    yield Case(label, "iris_kernels", with_kernels, *work, launches)
+    yield Case(label, "plain eager", lambda: plain(x, where), *work)
+    if not is_short:
         compiled = torch.compile(plain, mode="max-autotune-no-cudagraphs")
-        yield Case(shape, "plain compiled", lambda: compiled(x, where), flops, weight_bytes + kv_bytes)
+        yield Case(label, "plain compiled", lambda: compiled(x, where), *work)
 
 
-def _launch_cases(device: torch.device, dtype: torch.dtype, batch: int, position: int) -> Iterator[Case]:
-    w = make_layer(1, dtype, device)
-    x = torch.randn(1, batch, WIDTH, device=device)
-    attended, hidden = x.to(dtype), torch.randn(1, batch, 4 * WIDTH, device=device).to(dtype)
-    caches = torch.zeros(2, 1, batch, HEADS, LENGTH, WIDTH // HEADS, device=device, dtype=dtype)
+def _launch_cases(device: torch.device, dtype: torch.dtype, shape: Shape, position: int) -> Iterator[Case]:
+    batch, width, heads = shape.games, shape.width, shape.num_heads
+    w = make_layer(dtype, device, width)
+    x = torch.randn(1, batch, width, device=device)
+    attended, hidden = x.to(dtype), torch.randn(1, batch, 4 * width, device=device).to(dtype)
+    caches = torch.zeros(2, 1, batch, heads, shape.length, width // heads, device=device, dtype=dtype)
     where = torch.full((batch,), position, dtype=torch.int32, device=device)
-    qkv = torch.randn(1, batch, 1, 3 * WIDTH, device=device).to(dtype)
-    shape = f"B={batch} position={position} {str(dtype)[6:]}"
-    item, linear = dtype.itemsize, 2.0 * batch * WIDTH * WIDTH
+    qkv = torch.randn(1, batch, 1, 3 * width, device=device).to(dtype)
+    label = f"B={batch} position={position} {str(dtype)[6:]}"
+    item, linear = dtype.itemsize, 2.0 * batch * width * width
     runs = {
         "ln_linear qkv": (lambda: iris_kernels.ln_linear(x, *w[:4]), 3, 4 + 3 * item),
         "linear_residual out": (lambda: iris_kernels.linear_residual(attended, *w[4:6], x), 1, 8 + item),
@@ -119,14 +141,15 @@ def _launch_cases(device: torch.device, dtype: torch.dtype, batch: int, position
         "linear_residual fc2": (lambda: iris_kernels.linear_residual(hidden, *w[10:], x), 4, 8 + 4 * item),
     }
     for name, (run, squares, row_bytes) in runs.items():
-        moved = squares * WIDTH * WIDTH * item + batch * WIDTH * row_bytes
-        yield Case(f"{name} {shape}", "iris_kernels", run, squares * linear, moved)
+        moved = squares * width * width * item + batch * width * row_bytes
+        yield Case(f"{name} {label}", "iris_kernels", run, squares * linear, moved, 1)
     yield Case(
-        f"decode_attention {shape}",
+        f"decode_attention {label}",
         "iris_kernels",
-        lambda: iris_kernels.decode_attention(qkv, caches[0], caches[1], where, num_heads=HEADS),
-        4.0 * batch * WIDTH * (position + 1),
-        2.0 * batch * WIDTH * (position + 1) * item,
+        lambda: iris_kernels.decode_attention(qkv, caches[0], caches[1], where, num_heads=heads),
+        4.0 * batch * width * (position + 1),
+        2.0 * batch * width * (position + 1) * item,
+        1,
     )
 
 
@@ -141,17 +164,16 @@ def _graph_node_case(device: torch.device) -> Case:
     return Case("50 dependent tiny operations", "torch", run)
 
 
-def cases(device: torch.device, is_small: bool) -> Iterator[Case]:
-    """A whole token at three batch sizes and positions, each launch by itself, and the cost of a node."""
+def cases(device: torch.device, dtype: torch.dtype, shape: Shape, is_short: bool) -> Iterator[Case]:
+    """A pass at each position; unless is_short, with each launch by itself and what a launch costs at least."""
     torch.set_grad_enabled(False)
-    yield _graph_node_case(device)
-    dtypes = (torch.float32,) if is_small else (torch.bfloat16, torch.float32)
-    for dtype in dtypes:
-        for batch in (2,) if is_small else (64, 256, 1024):
-            for position in (16,) if is_small else (16, 178, 339):
-                yield from _token_cases(device, dtype, batch, position, 2 if is_small else LAYERS, is_small)
-                yield from _launch_cases(device, dtype, batch, position)
+    if not is_short:
+        yield _graph_node_case(device)
+    for position in shape.positions:
+        yield from _pass_cases(device, dtype, shape, position, is_short)
+        if not is_short:
+            yield from _launch_cases(device, dtype, shape, position)
 
 
 if __name__ == "__main__":
-    main("decode_chain", cases)
+    main("decode_chain", cases, (64, 256, 1024))

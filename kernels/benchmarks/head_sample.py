@@ -7,16 +7,21 @@ from typing import Any
 import iris_kernels
 import torch
 import torch.nn.functional as F
-from timing import Case, main
+from timing import Case, Shape, main
 from torch import Tensor
 
-WIDTH, CODES, POSITIONS = 256, 512, 340
+CUT_OFF = {"temperature": 0.9, "top_k": 50, "top_p": 0.9}
 
 
-def _cases_of(device: torch.device, dtype: torch.dtype, batch: int, is_small: bool) -> Iterator[Case]:
-    shapes = ((WIDTH,), (WIDTH,), (WIDTH, WIDTH), (WIDTH,), (CODES, WIDTH), (CODES,), (CODES, WIDTH))
-    weights = [(torch.randn(1, *shape) * 0.06).to(device, dtype) for shape in (*shapes, (POSITIONS, WIDTH))]
-    x = torch.randn(1, batch, WIDTH, device=device)
+def _draw(logits: Tensor) -> Tensor:
+    return (logits.softmax(-1) / torch.empty_like(logits).exponential_()).argmax(-1)
+
+
+def _head_cases(device: torch.device, dtype: torch.dtype, shape: Shape, is_short: bool) -> Iterator[Case]:
+    batch, width, codes = shape.games, shape.width, shape.num_codes
+    sizes = ((width,), (width,), (width, width), (width,), (codes, width), (codes,), (codes, width))
+    weights = [(torch.randn(1, *size) * 0.06).to(device, dtype) for size in (*sizes, (shape.length, width))]
+    x = torch.randn(1, batch, width, device=device)
     where = torch.full((batch,), 17, dtype=torch.int32, device=device)
     number = torch.arange(batch, device=device)
 
@@ -24,44 +29,39 @@ def _cases_of(device: torch.device, dtype: torch.dtype, batch: int, is_small: bo
 
     def plain(x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         ln_weight, ln_bias, w1, b1, w2, b2, table, places = (weight[0] for weight in weights)
-        normed = F.layer_norm(x[0], (WIDTH,), ln_weight.float(), ln_bias.float()).to(dtype)
-        logits = F.linear(F.linear(normed, w1, b1).relu(), w2, b2).float()
-        token = (logits.softmax(-1) / torch.empty_like(logits).exponential_()).argmax(-1)
+        normed = F.layer_norm(x[0], (width,), ln_weight.float(), ln_bias.float()).to(dtype)
+        token = _draw(F.linear(F.linear(normed, w1, b1).relu(), w2, b2).float())
         return token, table[token] + places.index_select(0, where.long())
 
-    flops = 2.0 * batch * WIDTH * (WIDTH + CODES)
-    moved = sum(weight.numel() for weight in weights[:6]) * dtype.itemsize + batch * WIDTH * 8.0
-    shape = f"B={batch} C={WIDTH} V={CODES} {str(dtype)[6:]}"
-    cut_off = {"temperature": 0.9, "top_k": 50, "top_p": 0.9}
-    for name, cut in (("", {}), (" top-k top-p", cut_off)):
-        yield Case(
-            f"head_sample {shape}",
-            f"iris_kernels{name}",
-            partial(iris_kernels.head_sample, *arguments, **cut),
-            flops,
-            moved,
-        )
-        logits = torch.randn(batch, CODES, device=device)
-        yield Case(
-            f"sample_tokens {shape}",
-            f"iris_kernels{name}",
-            partial(iris_kernels.sample_tokens, logits, number, number, **cut),
-            0.0,
-            4.0 * logits.numel(),
-        )
-    yield Case(f"head_sample {shape}", "plain eager", lambda: plain(x, where), flops, moved)
-    if not is_small:
+    work = (
+        2.0 * batch * width * (width + codes),
+        sum(weight.numel() for weight in weights[:6]) * dtype.itemsize + batch * width * 8.0,
+    )
+    label = f"head_sample B={batch} C={width} V={codes} {str(dtype)[6:]}"
+    yield Case(label, "iris_kernels", partial(iris_kernels.head_sample, *arguments), *work, 1)
+    yield Case(label, "plain eager", lambda: plain(x, where), *work)
+    if not is_short:
+        cut_off = partial(iris_kernels.head_sample, *arguments, **CUT_OFF)
+        yield Case(label, "iris_kernels top-k top-p", cut_off, *work, 1)
         compiled = torch.compile(plain, mode="max-autotune-no-cudagraphs")
-        yield Case(f"head_sample {shape}", "plain compiled", lambda: compiled(x, where), flops, moved)
+        yield Case(label, "plain compiled", lambda: compiled(x, where), *work)
 
 
-def cases(device: torch.device, is_small: bool) -> Iterator[Case]:
-    """IRIS's head at three batch sizes."""
+def cases(device: torch.device, dtype: torch.dtype, shape: Shape, is_short: bool) -> Iterator[Case]:
+    """Token by token the whole head; of a frame at once the draws. is_short: only the kernel and plain PyTorch."""
     torch.set_grad_enabled(False)
-    for dtype in (torch.float32,) if is_small else (torch.bfloat16, torch.float32):
-        for batch in (2,) if is_small else (64, 256, 1024):
-            yield from _cases_of(device, dtype, batch, is_small)
+    if not shape.is_parallel:
+        yield from _head_cases(device, dtype, shape, is_short)
+    rows = shape.games * (shape.tokens_per_frame if shape.is_parallel else 1)
+    number, logits = torch.arange(rows, device=device), torch.randn(rows, shape.num_codes, device=device)
+    work = 0.0, 4.0 * logits.numel()
+    label = f"sample_tokens B={rows} V={shape.num_codes} {str(dtype)[6:]}"
+    ours = partial(iris_kernels.sample_tokens, logits, number, number)
+    yield Case(label, "iris_kernels", ours, *work, 1)
+    yield Case(label, "plain eager", partial(_draw, logits), *work)
+    if not is_short:
+        yield Case(label, "iris_kernels top-k top-p", partial(ours, **CUT_OFF), *work, 1)
 
 
 if __name__ == "__main__":
-    main("head_sample", cases)
+    main("head_sample", cases, (64, 256, 1024))

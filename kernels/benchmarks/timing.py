@@ -12,22 +12,96 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 RESULTS = Path(__file__).resolve().parent / "results"
-# Ceilings of one H200, measured: dense bfloat16 matrix products and reads from memory.
+# Ceilings of one H200: dense bfloat16 products and reads from memory as measured, float32 as its data sheet says.
 CEILING_FLOPS = 790e12
+CEILING_FLOPS_FLOAT32 = 67e12
 CEILING_BYTES = 4.3e12
+# Microseconds of one launch in a CUDA graph: between launches, and of a kernel that has next to nothing to do.
+GAP_US, LAUNCH_US = 1.5, 1.2
+NO_LAUNCH = ("aten::empty", "aten::_unsafe_view", "aten::_reshape_alias")
 QUANTILES = (0.5, 0.2, 0.8)
 
 
+class Shape(NamedTuple):
+    """What a world model and its tokenizer ask of the kernels: by default, IRIS's."""
+
+    num_layers: int = 10
+    width: int = 256
+    num_heads: int = 4
+    num_codes: int = 512
+    tokens_per_frame: int = 16
+    num_steps: int = 20  # of the context
+    is_parallel: bool = False  # a frame in one pass
+    masks: tuple[str, ...] = ("causal", "block_causal", "parallel")
+    positions: tuple[int, ...] = (16, 178, 339)  # in the context, where a pass begins
+    batch: int = 64  # segments of a training step
+    games: int = 64  # of a roll-out
+    frames: int = 256  # of a step of the tokenizer
+    maps: tuple[tuple[int, int], ...] = (
+        (64, 64),
+        (64, 32),
+        (64, 16),
+        (64, 8),
+    )  # channels and side of normed maps
+
+    @property
+    def tokens_per_step(self) -> int:
+        """A frame's and the action."""
+        return self.tokens_per_frame + 1
+
+    @property
+    def length(self) -> int:
+        """Rows of the cache."""
+        return self.num_steps * self.tokens_per_step + self.is_parallel * self.tokens_per_frame
+
+
+IRIS = Shape()
+SMALL = Shape(
+    num_layers=2, width=32, num_heads=2, num_codes=64, num_steps=2, positions=(16,), batch=1, games=2, frames=2,
+    maps=((64, 8),),
+)  # fmt: skip
+
+
 class Case(NamedTuple):
-    """One thing to time: a rival at one shape."""
+    """One thing to time: a rival at one shape. launches: of our kernels; 0: those of PyTorch's operations."""
 
     shape: str
     rival: str
     run: Callable[[], object]
     flops: float = 0.0
     bytes: float = 0.0
+    launches: int = 0
+
+
+class _Launches(TorchDispatchMode):
+    """Counts operations that start a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        self.count += not function.is_view and not function.name().startswith(NO_LAUNCH)
+        return function(*arguments, **(keywords or {}))
+
+
+def least_us(case: Case) -> float:
+    """Microseconds that an H200's ceilings allow."""
+    peak = CEILING_FLOPS_FLOAT32 if "float32" in case.shape else CEILING_FLOPS
+    return 1e6 * max(case.flops / peak, case.bytes / CEILING_BYTES)
+
+
+def model_us(case: Case) -> float:
+    """Microseconds that a CUDA graph of it should take on an H200: gaps, and the launches or all they must do."""
+    launches = case.launches
+    if not launches:
+        with _Launches() as counted:
+            case.run()
+        launches = counted.count
+    return launches * GAP_US + max(launches * LAUNCH_US, least_us(case))
 
 
 def _output_of(*command: str) -> str:
@@ -88,17 +162,12 @@ def microseconds(run: Callable[[], object], device: torch.device) -> dict[str, l
 
 
 def measure(cases: Iterator[Case], device: torch.device) -> list[dict[str, Any]]:
-    """Times every case; adds achieved rates and what share of the ceilings they are."""
+    """Times every case, beside what the model expects of a graph and the least there can be."""
     rows = []
     for case in cases:
         times = microseconds(case.run, device)
         row: dict[str, Any] = {"shape": case.shape, "rival": case.rival, "us": times}
-        best = [value[0] for value in times.values() if not isinstance(value, str)]
-        if best and device.type == "cuda":
-            seconds = min(best) * 1e-6
-            row["flops_per_s"], row["bytes_per_s"] = case.flops / seconds, case.bytes / seconds
-            row["share_of_flops"] = case.flops / seconds / CEILING_FLOPS
-            row["share_of_bytes"] = case.bytes / seconds / CEILING_BYTES
+        row |= {"model_us": model_us(case), "least_us": least_us(case)}
         rows.append(row)
         shown = "  ".join(
             f"{name} {value if isinstance(value, str) else f'{value[0]:.1f} us'}"
@@ -108,7 +177,20 @@ def measure(cases: Iterator[Case], device: torch.device) -> list[dict[str, Any]]
     return rows
 
 
-def main(kernel: str, make_cases: Callable[[torch.device, bool], Iterator[Case]]) -> None:
+MakeCases = Callable[[torch.device, torch.dtype, Shape, bool], Iterator[Case]]
+
+
+def all_cases(make_cases: MakeCases, device: torch.device, games: tuple[int, ...]) -> Iterator[Case]:
+    """IRIS's shapes with so many games at a time, in both dtypes; a small one on a CPU."""
+    if device.type == "cpu":
+        yield from make_cases(device, torch.float32, SMALL, True)
+        return
+    for dtype in (torch.bfloat16, torch.float32):
+        for number in games:
+            yield from make_cases(device, dtype, IRIS._replace(games=number), False)
+
+
+def main(kernel: str, make_cases: MakeCases, games: tuple[int, ...] = (64,)) -> None:
     """Command line of a benchmark: `--device cuda|cpu`, `--out FILE`. On a CPU the shapes are small."""
     parser = argparse.ArgumentParser(description=f"Times {kernel} against its rivals.")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -120,7 +202,7 @@ def main(kernel: str, make_cases: Callable[[torch.device, bool], Iterator[Case]]
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device {args.device}: there is no CUDA device here; use --device cpu")
     report: dict[str, Any] = {"kernel": kernel, "environment": environment(device)}
-    report["rows"] = measure(make_cases(device, device.type == "cpu"), device)
+    report["rows"] = measure(all_cases(make_cases, device, games), device)
     out = args.out
     if out is None and device.type == "cuda":
         folder = re.sub(r"[^a-z0-9]+", "-", report["environment"]["device"].lower()).strip("-")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/gpu/run.py"
@@ -44,8 +45,41 @@ def test_every_stage_is_rehearsed(tmp_path):
     assert stages["learn"]["cases"][1]["returns"]
     assert (folder / "summary.md").read_text().count("**rehearsed**") == 7
     written = "\n".join(load("report").sections({"a machine": {"stages": stages}}))
-    for text in ("imagination: 2 x 2, tokens only", "| decode_chain | token B=2", "| Boxing | "):
+    for text in ("imagination: 2 x 2, tokens only", "| debug | decode_chain | token B=2", "| Boxing | "):
         assert text in written
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """What the stages import by its bare name."""
+    for folder in ("benchmarks/gpu", "benchmarks/speed", "kernels/benchmarks"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+
+
+def test_kernels_are_timed_at_the_shapes_of_every_preset(beside):
+    presets, kernel_times = (importlib.import_module(name) for name in ("presets", "kernel_times"))
+    files = {str(path.relative_to(presets.FOLDER)) for path in presets.FOLDER.rglob("*.yaml")}
+    assert set(presets.FILES.values()) == files
+    shapes = {name: kernel_times.shape_of(presets.preset(name)) for name in presets.FILES}
+    demo = shapes["demo"]
+    assert (demo.tokens_per_frame, demo.width, demo.num_codes, demo.masks) == (64, 96, 625, ("parallel",))
+    assert (demo.length, demo.positions, demo.maps) == (2 * 65 + 64, (65,), ((32, 16), (32, 8)))
+    assert all(
+        shape.positions[0] + shape.tokens_per_step + shape.is_parallel * shape.tokens_per_frame
+        <= shape.length
+        for shape in shapes.values()
+    )
+
+
+def test_the_model_of_a_graph_by_hand(beside):
+    timing = importlib.import_module("timing")
+    idle = timing.Case("bfloat16", "", lambda: None, launches=10)
+    assert timing.model_us(idle) == pytest.approx(10 * (1.5 + 1.2))
+    busy = idle._replace(bytes=4.3e6 * 100)  # a hundred microseconds
+    assert timing.model_us(busy) == pytest.approx(10 * 1.5 + 100)
+    x = torch.ones(3)
+    counted = timing.Case("float32", "", lambda: (x + 1).view(3, 1).exp(), flops=67e6 * 20)
+    assert timing.model_us(counted) == pytest.approx(2 * 1.5 + 20)  # a view starts nothing
 
 
 def test_without_results_one_sentence_says_so():
@@ -75,12 +109,16 @@ GOOD = 'stage.case("good", lambda: {"value": 1})'
 
 
 def test_a_stage_that_fails_hangs_or_dies_takes_no_other_with_it(runner, monkeypatch, tmp_path):
+    child = (
+        'import subprocess; child = subprocess.Popen(["sleep", "1000"]); '
+        f'open("{tmp_path}/pid", "w").write(str(child.pid))'
+    )
     folder = plant(
         runner,
         monkeypatch,
         tmp_path,
         fails=f'stage.case("bad", lambda: 1 / 0); {GOOD}',
-        hangs=f'{GOOD}; stage.case("endless", time.sleep, 1000)',
+        hangs=f'{GOOD}; {child}; stage.case("endless", time.sleep, 1000)',
         dies=f'{GOOD}; stage.case("killed", os.kill, os.getpid(), 9)',
         broken="import nothing_of_that_name",
         late=f"stage._deadline = time.time(); {GOOD}",
@@ -99,6 +137,8 @@ def test_a_stage_that_fails_hangs_or_dies_takes_no_other_with_it(runner, monkeyp
     assert found["dies"]["cases"][0]["value"] == found["hangs"]["cases"][0]["value"] == 1
     assert found["broken"]["error"] == "ModuleNotFoundError: No module named 'nothing_of_that_name'"
     assert "bad: ZeroDivisionError" in (folder / "summary.md").read_text()
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/status")  # what a stage has started ends with it
+    assert not status.exists() or "zombie" in status.read_text()
 
 
 def test_resume_runs_only_what_is_missing_or_failed(runner, monkeypatch, tmp_path):
@@ -122,18 +162,6 @@ def test_resume_runs_only_what_is_missing_or_failed(runner, monkeypatch, tmp_pat
     assert found["fails"]["status"] == "rehearsed"
     assert [case["name"] for case in found["fails"]["cases"]] == ["counted", "flag"]
     assert (tmp_path / "count").read_text() == "x"  # done in the first run, not again
-
-
-def test_what_a_stage_has_started_ends_with_it(runner, monkeypatch, tmp_path):
-    source = (
-        'import subprocess; child = subprocess.Popen(["sleep", "1000"]); '
-        f'open("{tmp_path}/pid", "w").write(str(child.pid)); stage.case("endless", time.sleep, 1000)'
-    )
-    folder = plant(runner, monkeypatch, tmp_path, hangs=source)
-    assert runner.main(["--device", "cpu", "--minutes", "9", "--output", str(folder)]) == 1
-    pid = int((tmp_path / "pid").read_text())
-    status = Path(f"/proc/{pid}/status")
-    assert not status.exists() or "zombie" in status.read_text()
 
 
 @pytest.mark.parametrize(("minutes", "learn"), [(9, 90), (15, 400), (3, 30)])
