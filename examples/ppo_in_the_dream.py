@@ -13,7 +13,7 @@ from measure import compare
 from torch import Tensor, nn
 
 from iris_wm.dream.env import DreamVectorEnv
-from iris_wm.runs.registration import load_dreamer
+from iris_wm.runs.open import load_dreamer
 
 
 class Policy(nn.Module):

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from iris_wm.dream.env import DreamVectorEnv
 from iris_wm.dream.sb3 import Sb3DreamVecEnv
-from iris_wm.runs.registration import load_dreamer
+from iris_wm.runs.open import load_dreamer
 
 
 def main() -> None:

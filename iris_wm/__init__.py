@@ -15,8 +15,8 @@ __all__ = ["Agent", "DreamEnv", "DreamVectorEnv", "EnvConfig", "make_env"]
 gymnasium.register("iris_wm/Catch-v0", entry_point="iris_wm.envs.catch:CatchEnv")
 gymnasium.register(
     "iris_wm/Dream-v0",
-    entry_point="iris_wm.runs.registration:make_dream",
-    vector_entry_point="iris_wm.runs.registration:make_dreams",
+    entry_point="iris_wm.runs.open:make_dream",
+    vector_entry_point="iris_wm.runs.open:make_dreams",
 )
 
 _HOMES = {

@@ -7,9 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from iris_wm.checkpoint.agent_files import AGENT_CONFIG_FILE, load_agent, save_agent
+from iris_wm.checkpoint.agent_files import (
+    AGENT_CONFIG_FILE,
+    ModelCard,
+    download,
+    is_repo_id,
+    load_agent,
+    save_agent,
+    upload,
+)
 from iris_wm.checkpoint.folder import load_newest
-from iris_wm.checkpoint.hub import ModelCard, download, is_repo_id, upload
 from iris_wm.config import build_config, to_mapping
 from iris_wm.data.episode import Episode
 from iris_wm.dream.dream import dream_seed

@@ -10,8 +10,7 @@ import torch
 from iris_wm.acting import RandomActor
 from iris_wm.dream.rollout import Choice, roll_out
 from iris_wm.evaluation.evaluate import evaluate
-from iris_wm.runs.open import open_run
-from iris_wm.runs.registration import load_dreamer
+from iris_wm.runs.open import load_dreamer, open_run
 from iris_wm.spaces import ActionHead
 from iris_wm.streams import Draw
 

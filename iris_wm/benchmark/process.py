@@ -10,15 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from iris_wm.benchmark.jobs import Job, Plan, State, inspect
+from iris_wm.checkpoint.errors import RunInUse
+from iris_wm.checkpoint.lock import FileLock
 from iris_wm.runs.operating_system import end_with_parent
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there, do not start one benchmark twice at once
-    fcntl = None  # type: ignore[assignment]
 
 # Exit codes of `iris-wm fit` that a restart would only repeat.
 _FINAL_CODES = {2: "wrong usage or config", 3: "damaged or foreign state", 4: "numeric failure"}
@@ -64,7 +60,8 @@ class JobProcess:
         self._plan = plan
         self._limits = limits
         self._environment = environment or {}
-        self._lock: IO[bytes] | None = None
+        # The steps inherit it, so that it outlives a killed runner.
+        self._lock = FileLock(plan.output / "locks" / f"{job.name}.lock", is_inherited=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._step = 0
         self._restarts = 0
@@ -74,7 +71,7 @@ class JobProcess:
 
     def poll(self) -> Outcome | None:
         """Go on with the job without waiting; its outcome once it has one."""
-        if self._lock is None and not self._take_lock():
+        if not self._take_lock():
             if time.monotonic() < self._lock_deadline:
                 return None
             return Outcome(self.job, False, "another process is running this job")
@@ -102,7 +99,7 @@ class JobProcess:
                 self._signal(signal.SIGKILL)
                 self._process.wait()
             self._process = None
-        self._release()
+        self._lock.release()
 
     def request_stop(self) -> None:
         """Ask the running step to save and end, without waiting."""
@@ -158,32 +155,22 @@ class JobProcess:
                 stderr=subprocess.STDOUT,
                 env=os.environ | self._environment,
                 start_new_session=True,
-                pass_fds=(self._lock.fileno(),) if self._lock and fcntl else (),
-                preexec_fn=_prepare_child if fcntl else None,
+                pass_fds=(self._lock.descriptor,) if self._lock.descriptor is not None else (),
+                preexec_fn=_prepare_child,
             )
 
     def _take_lock(self) -> bool:
-        """The lock goes with the file handle, and the step inherits it: it outlives a killed runner."""
-        path = self._plan.output / "locks" / f"{self.job.name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("wb")
-        if fcntl:
+        if self._lock.descriptor is None:
+            self._lock.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.close()
+                self._lock.acquire()
+            except RunInUse:
                 return False
-        self._lock = lock
         return True
 
     def _finish(self, ok: bool, reason: str = "") -> Outcome:
-        self._release()
+        self._lock.release()
         return Outcome(self.job, ok, reason, self._restarts)
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
     def _signal(self, number: int) -> None:
         assert self._process is not None

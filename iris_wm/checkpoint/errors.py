@@ -24,8 +24,8 @@ class DamagedCheckpoint(DamagedState):
     """A checkpoint whose files differ from its manifest."""
 
 
-class NewerFormat(DamagedState):
-    """A checkpoint written by a later version of this package."""
+class OtherFormat(DamagedState):
+    """A file written by a version of this package that has another format."""
 
 
 class NoUsableCheckpoint(DamagedState):

@@ -5,8 +5,7 @@ then renames the folder to its final name and syncs the parent. So at any instan
 checkpoint is there whole, or not there at all, and the earlier ones are untouched.
 """
 
-import hashlib
-import math
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,21 +17,25 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from iris_wm.checkpoint import durable, replay_segments, sealed_json, tree
-from iris_wm.checkpoint.agent_files import agent_to_bytes, load_agent, read_tensors
-from iris_wm.checkpoint.errors import DamagedCheckpoint, DamagedState, NewerFormat, ResourceError
-from iris_wm.checkpoint.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest
-from iris_wm.checkpoint.replay_segments import ReplaySource, SegmentEntry
+from iris_wm.checkpoint import durable, replay_segments, tree
+from iris_wm.checkpoint.agent_files import agent_to_bytes, load_agent
+from iris_wm.checkpoint.durable import FileEntry
+from iris_wm.checkpoint.errors import DamagedCheckpoint, DamagedState, OtherFormat, ResourceError
+from iris_wm.checkpoint.replay_segments import ReplaySource
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.checkpoint.verify import (
+    MANIFEST_FILE,
     REPLAY,
     SET_ASIDE,
+    Found,
+    Manifest,
     best_checkpoint,
     checkpoint_name,
     checkpoint_order,
     find_problem,
     list_checkpoints,
     newest_verified,
+    read_manifest,
     verify_checkpoint,
 )
 
@@ -85,11 +88,13 @@ def save_checkpoint(
     """
     run.check_lock()
     folder = _next_name(run, step)
-    if score is not None and not math.isfinite(score):
-        raise ValueError(f"score: expected a finite number or None, got {score}")
-    files = {**agent_to_bytes(agent, agent_config), **_training_to_bytes(training)}
-    segments: list[SegmentEntry] = list(run.segments)
-    new_segments: dict[str, bytes] = {}
+    tensors, structure = tree.encode(training)
+    files = {
+        **agent_to_bytes(agent, agent_config),
+        TRAINING_TENSORS: safetensors.torch.save(tensors),
+        TRAINING_STRUCTURE: json.dumps(structure).encode(),
+    }
+    segments, new_segments = list(run.segments), dict[str, bytes]()
     if replay is not None:
         segments, new_segments = replay_segments.pack_new_steps(run.replay, segments, replay)
     _check_free_space(run.path, sum(map(len, [*files.values(), *new_segments.values()])))
@@ -104,9 +109,7 @@ def save_checkpoint(
             score=score,
             config_hash=run.config_hash,
             metrics=run.metrics.sync(),
-            files={
-                name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()
-            },
+            files={name: FileEntry.of(data) for name, data in files.items()},
             replay=tuple(segments),
         )
         shutil.rmtree(staging, ignore_errors=True)
@@ -129,23 +132,23 @@ def save_checkpoint(
 def load_checkpoint(folder: str | Path) -> Checkpoint:
     """The contents of a checkpoint folder, after all of it was verified; changes nothing on disk.
 
-    Raises ``DamagedCheckpoint`` naming the file, ``NewerFormat`` for a checkpoint of a later version.
+    Raises ``DamagedCheckpoint`` naming the file, ``OtherFormat`` for a checkpoint of a version with another format.
     """
     folder = Path(os.path.abspath(folder))
-    return _read(folder, verify_checkpoint(folder), [])
+    return _read(Found(folder, verify_checkpoint(folder)))
 
 
 def load_newest(run: str | Path) -> Checkpoint | None:
     """The newest checkpoint of a run that verifies, also of one that trains and removes old ones meanwhile.
 
-    None for a run that never saved one. Raises ``NoUsableCheckpoint`` and ``NewerFormat`` as ``newest_verified`` does.
+    None for a run that never saved one. Raises ``NoUsableCheckpoint`` and ``OtherFormat`` as ``newest_verified`` does.
     """
-    run = Path(run)
+    run = Path(os.path.abspath(run))
     while True:
         before = list_checkpoints(run)
         try:
             found = newest_verified(run)
-            return load_checkpoint(found.folder) if found else None
+            return _read(found) if found else None
         except DamagedState:
             if list_checkpoints(run) == before:
                 raise
@@ -164,7 +167,7 @@ def resume(run: RunFolder) -> Checkpoint | None:
         run.metrics.restore(None)
         _remove_unreferenced_segments(run)
         return None
-    checkpoint = _read(found.folder, found.manifest, found.skipped)
+    checkpoint = _read(found)
     run.metrics.restore(found.manifest.metrics)
     run.segments = found.manifest.replay
     for folder, _ in found.skipped:
@@ -180,18 +183,19 @@ def prune(run: RunFolder, keep_last: int = 2, *, damaged_too: bool = False) -> l
     ``damaged_too``, those that do not verify and those set aside are removed, if at least one verifies.
     """
     if keep_last < 1:
-        raise ValueError(f"keep_last: expected at least 1, got {keep_last}")
-    folders = list_checkpoints(run.path)
-    verified: list[Path] = []
-    for folder in folders:
-        if len(verified) < keep_last and not isinstance(find_problem(folder), DamagedCheckpoint):
-            verified.append(folder)
-    best = best_checkpoint(run.path)
-    doomed = folders[folders.index(verified[-1]) + 1 :] if len(verified) == keep_last else []
-    doomed = [folder for folder in doomed if folder != best]
-    if damaged_too and verified:
-        damaged = [folder for folder in folders if isinstance(find_problem(folder), DamagedCheckpoint)]
-        doomed = [folder for folder in folders if folder in doomed or folder in damaged]
+        raise ValueError(f"keep_last: got {keep_last}, expected at least 1")
+    num_verified, doomed, best = 0, [], best_checkpoint(run.path)
+    for folder in list_checkpoints(run.path):
+        may_count = damaged_too or num_verified < keep_last
+        if may_count and isinstance(find_problem(folder), DamagedCheckpoint):
+            doomed += [folder] if damaged_too else []
+        elif num_verified < keep_last:
+            num_verified += 1
+        elif folder != best:
+            doomed.append(folder)
+    if not num_verified:
+        return []
+    if damaged_too:
         doomed += sorted(run.checkpoints.glob(f"{SET_ASIDE}*"))
     try:
         for folder in doomed:
@@ -209,34 +213,24 @@ def _next_name(run: RunFolder, step: int) -> Path:
     newest = next(iter(list_checkpoints(run.path)), None)
     newest_step, serial = (newest and checkpoint_order(newest)) or (-1, 0)
     if step < newest_step:
-        raise ValueError(f"step: expected at least {newest_step}, that of the newest checkpoint, got {step}")
+        raise ValueError(f"step: got {step}, expected at least {newest_step}, that of the newest checkpoint")
     return run.checkpoints / checkpoint_name(step, serial + 1 if step == newest_step else 0)
 
 
-def _training_to_bytes(training: Any) -> dict[str, bytes]:
-    tensors, structure = tree.encode(training)
-    document = sealed_json.to_bytes({"structure": structure})
-    return {TRAINING_TENSORS: safetensors.torch.save(tensors), TRAINING_STRUCTURE: document}
-
-
-def _read(folder: Path, manifest: Manifest, skipped: list[tuple[Path, str]]) -> Checkpoint:
+def _read(found: Found) -> Checkpoint:
     """The files of a verified checkpoint; each is hashed again, from the very bytes that are then used."""
-
-    def data(name: str, limit: int = durable.MAX_FILE_BYTES) -> bytes:
-        if name not in manifest.files:
-            raise DamagedCheckpoint(f"{folder / name}: missing in the manifest")
-        entry = manifest.files[name]
-        return durable.read_file(folder / name, size=entry.size, sha256=entry.sha256, limit=limit)
-
+    folder, files = found.folder, found.manifest.files
     agent, agent_config = load_agent(folder)
-    tensors = read_tensors(data(TRAINING_TENSORS), folder / TRAINING_TENSORS)
-    structure_bytes = data(TRAINING_STRUCTURE, sealed_json.MAX_BYTES)
-    document = sealed_json.from_bytes(structure_bytes, folder / TRAINING_STRUCTURE)
     try:
-        training = tree.decode(tensors, document.get("structure"))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{folder / TRAINING_STRUCTURE}: {str(error)[:160]}") from None
-    return Checkpoint(folder, manifest, agent, agent_config, training, skipped)
+        tensors, structure = (
+            durable.read_file(folder / name, files[name]) for name in (TRAINING_TENSORS, TRAINING_STRUCTURE)
+        )
+        training = tree.decode(tree.read_tensors(tensors, folder / TRAINING_TENSORS), json.loads(structure))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedCheckpoint(
+            f"{folder / TRAINING_STRUCTURE}: not what a save writes: {str(error)[:160]}"
+        ) from None
+    return Checkpoint(folder, found.manifest, agent, agent_config, training, found.skipped)
 
 
 def _remove_unreferenced_segments(run: RunFolder) -> None:
@@ -245,7 +239,7 @@ def _remove_unreferenced_segments(run: RunFolder) -> None:
     for folder in list_checkpoints(run.path):
         try:
             referenced.update(read_manifest(folder).replay)
-        except NewerFormat:
+        except OtherFormat:
             return
         except DamagedCheckpoint:
             continue
@@ -256,8 +250,8 @@ def _check_free_space(path: Path, size: int) -> None:
     free, needed = shutil.disk_usage(path).free, FREE_SPACE_FACTOR * size
     if free < needed:
         raise ResourceError(
-            f"{path}: expected {needed / 1e6:.0f} MB free, {FREE_SPACE_FACTOR} times what a checkpoint takes, "
-            f"got {free / 1e6:.0f} MB; make room, the checkpoints saved so far are intact"
+            f"{path}: got {free / 1e6:.0f} MB free, expected {needed / 1e6:.0f} MB, {FREE_SPACE_FACTOR} times what a "
+            "checkpoint takes; make room, the checkpoints saved so far are intact"
         )
 
 

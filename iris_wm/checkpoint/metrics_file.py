@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from iris_wm.checkpoint import durable
+from iris_wm.checkpoint.durable import FileEntry
 from iris_wm.checkpoint.errors import DamagedState, ResourceError
-from iris_wm.checkpoint.manifest import FileEntry
 
 HEADER = b"env_steps,epoch,name,value\n"
 
@@ -35,7 +35,7 @@ class MetricsFile:
         if part is not None:
             with open(self.path, "rb") as file:
                 kept = file.read(part.size)
-            if hashlib.sha256(kept).hexdigest() != part.sha256:
+            if FileEntry.of(kept) != part:
                 raise DamagedState(
                     f"{self.path}: its first {part.size} bytes are not those the checkpoint recorded; "
                     "restore it from a copy, or remove it to continue without the earlier rows"
@@ -52,7 +52,7 @@ class MetricsFile:
         lines = []
         for name, value in values.items():
             if not name or any(character in name for character in ',"\r\n'):
-                raise ValueError(f"metric name {name!r}: expected no comma, quote or line break")
+                raise ValueError(f"metric name: got {name!r}, expected no comma, quote or line break")
             lines.append(f"{env_steps},{epoch},{name},{float(value)!r}\n")
         self._write("".join(lines).encode())
 

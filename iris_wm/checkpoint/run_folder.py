@@ -1,24 +1,26 @@
-"""The folder of one run: whose it is, who may write to it, and where everything in it stands."""
+"""The folder of one run: whose it is, who may write to it, and where everything in it stands.
 
-import hashlib
+It imports nothing heavy, so that a command can tell at once what is wrong with a folder.
+"""
+
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from iris_wm.checkpoint import durable, sealed_json
-from iris_wm.checkpoint.agent_files import check_format
+from iris_wm.checkpoint import durable
 from iris_wm.checkpoint.errors import ForeignRun, ResourceError
-from iris_wm.checkpoint.lock import RunLock
+from iris_wm.checkpoint.lock import FileLock
 from iris_wm.checkpoint.metrics_file import MetricsFile
-from iris_wm.checkpoint.opening import LOCK_FILE, RUN_CONFIG_FILE
-from iris_wm.checkpoint.replay_segments import SegmentEntry
-from iris_wm.checkpoint.verify import CHECKPOINTS, REPLAY
+from iris_wm.checkpoint.verify import CHECKPOINTS, REPLAY, SegmentEntry
+from iris_wm.config import config_hash
 
+RUN_CONFIG_FILE = "config.yaml"
 IDENTITY_FILE = "identity.json"
-_FORMAT = "iris_wm run"
+LOCK_FILE = "lock"
+_FORMAT, _VERSION = "iris_wm run", 1
 
 
 class RunFolder:
@@ -50,12 +52,14 @@ class RunFolder:
         self.replay = self.path / REPLAY
         self.metrics = MetricsFile(self.path / "metrics.csv")
         self.segments: tuple[SegmentEntry, ...] = ()
-        self._lock = RunLock(self.path / LOCK_FILE)
+        self._lock = FileLock(self.path / LOCK_FILE)
         try:
-            _refuse_other_content(self.path, identity is None)
+            if identity is None and not (self.path / IDENTITY_FILE).exists():
+                raise ValueError(f"{self.path}: expected a run folder, there is no {IDENTITY_FILE} in it")
+            _refuse_other_content(self.path)
             durable.make_folder(self.path)
             self._lock.acquire()
-            self.config_hash = self._claim(identity, config_yaml, defaults or {})
+            self.config_hash = self._claim(identity, config_yaml, defaults)
         except OSError as error:
             self.close()
             raise ResourceError(f"run folder {self.path}: cannot be written: {error.strerror}") from None
@@ -75,26 +79,21 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _claim(
-        self, identity: Mapping[str, Any] | None, config_yaml: str, defaults: Mapping[str, Any]
+        self, identity: Mapping[str, Any] | None, config_yaml: str, defaults: Mapping[str, Any] | None
     ) -> str:
         """Compares or writes the identity, makes the sub-folders and clears leftovers; returns the config hash."""
         path = self.path / IDENTITY_FILE
-        found = _read_identity(path) if path.exists() else None
-        self.is_new = found is None
-        if found is not None and identity is not None:
+        self.is_new = not path.exists()
+        if self.is_new:  # first of all, so that whatever else is found later has an owner
+            durable.replace_file(path, durable.seal(_FORMAT, _VERSION, {"identity": identity}))
+        found = _read_identity(self.path)
+        if identity is not None:
             _refuse_differences(self.path, found, identity, defaults)
-        durable.remove_leftovers(self.path)
-        if found is None:  # first of all, so that whatever else is found later has an owner
-            found = json.loads(json.dumps(identity))
-            document = {"format": _FORMAT, "format_version": 1, "identity": found}
-            durable.replace_file(path, sealed_json.to_bytes(document))
-        for folder in (self.checkpoints, self.replay):
+        for folder in (self.path, self.checkpoints, self.replay):
             durable.make_folder(folder)
             durable.remove_leftovers(folder)
         probe = self.path / f"{durable.TEMPORARY}probe"
@@ -103,7 +102,41 @@ class RunFolder:
         config = self.path / RUN_CONFIG_FILE
         if config_yaml and (not config.exists() or config.read_bytes() != config_yaml.encode()):
             durable.replace_file(config, config_yaml.encode())
-        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+        return config_hash(found)
+
+
+def existing_run(path: str | Path) -> Path:
+    """The run folder; ValueError if the path is none."""
+    folder = Path(path)
+    try:
+        is_run = (folder / RUN_CONFIG_FILE).is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        is_run = False
+    if not is_run:
+        raise ValueError(
+            f'"{path}": not a run folder: it has no {RUN_CONFIG_FILE}; start one with iris-wm fit'
+        )
+    return folder
+
+
+def check_writable(folder: str | Path) -> None:
+    """ResourceError if nothing can be written into the folder, or into the one it will be made in."""
+    place = Path(os.path.abspath(folder))
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written: {error.strerror}; see --output") from None
+
+
+def refuse_in_use(path: str | Path) -> None:
+    """RunInUse if a process trains in the run folder. The lock itself is taken later, and decides."""
+    lock = FileLock(Path(os.path.abspath(path)) / LOCK_FILE)
+    if os.path.isfile(lock.path):
+        lock.acquire()
+        lock.release()
 
 
 def refuse_foreign(
@@ -111,70 +144,58 @@ def refuse_foreign(
 ) -> None:
     """Raise what opening the folder as a run of this identity would raise, as far as looking at it can tell."""
     folder = _check_path(path)
-    _refuse_other_content(folder, False)
+    _refuse_other_content(folder)
     if (folder / IDENTITY_FILE).exists():
-        _refuse_differences(folder, _read_identity(folder / IDENTITY_FILE), identity, defaults or {})
+        _refuse_differences(folder, _read_identity(folder), identity, defaults)
 
 
-def _refuse_other_content(folder: Path, must_exist: bool) -> None:
+def _refuse_other_content(folder: Path) -> None:
     """A folder that is not empty must be a run folder already; nobody's home directory becomes a run."""
-    if (folder / IDENTITY_FILE).exists():
-        return
-    if must_exist:
-        raise ValueError(f"{folder}: expected a run folder, there is no {IDENTITY_FILE} in it")
     names = os.listdir(folder) if folder.is_dir() else []
     foreign = [name for name in names if name != LOCK_FILE and not name.startswith(durable.TEMPORARY)]
-    if foreign:
+    if foreign and IDENTITY_FILE not in names:
         raise ForeignRun(
-            f"run folder {folder}: expected a new or empty folder or a run folder, found {min(foreign)} "
-            f"and no {IDENTITY_FILE}"
+            f"run folder {folder}: got one with {min(foreign)} and no {IDENTITY_FILE}, "
+            "expected a new or empty folder or a run folder"
         )
 
 
 def _refuse_differences(
-    folder: Path, found: Any, identity: Mapping[str, Any], defaults: Mapping[str, Any]
+    folder: Path, found: Any, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None
 ) -> None:
-    differences = _differences(found, *json.loads(json.dumps([identity, defaults])))
+    wanted = _flat(identity)
+    has = {key: text for key, text in _flat(defaults or {}).items() if key in wanted} | _flat(found)
+    differences = [
+        f"{key}: it has {has.get(key, 'nothing')[:60]}, you asked for {wanted.get(key, 'nothing')[:60]}"
+        for key in has | wanted
+        if has.get(key) != wanted.get(key)
+    ]
     if differences:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise ForeignRun(f"run folder {folder} belongs to another run: {'; '.join(differences[:5])}{more}")
 
 
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    """The values of nested mappings as JSON, by their dotted keys."""
+    if not isinstance(value, Mapping):
+        return {path: json.dumps(value)}
+    items = [_flat(item, f"{path}.{key}" if path else key) for key, item in value.items()]
+    return {key: text for item in items for key, text in item.items()}
+
+
 def _check_path(path: str | Path) -> Path:
     text = str(path)
     if "://" in text:
-        raise ValueError(f"run folder: expected a path, got the URL {text!r}")
+        raise ValueError(f"run folder: got the URL {text!r}, expected a path")
     if not text.strip() or not text.isprintable():
-        raise ValueError(f"run folder: expected a path of printable characters, got {text!r}")
+        raise ValueError(f"run folder: got {text!r}, expected a path of printable characters")
     result = Path(os.path.abspath(text))
     if os.path.islink(result) and not os.path.exists(result):
         raise ValueError(f"run folder {text}: a link that leads nowhere, to {os.readlink(result)}")
     if os.path.exists(result) and not os.path.isdir(result):
-        raise ValueError(f"run folder {text}: expected a folder, got a file")
+        raise ValueError(f"run folder {text}: got a file, expected a folder")
     return result
 
 
-def _read_identity(path: Path) -> dict[str, Any]:
-    document = sealed_json.read(path)
-    check_format(document, path, _FORMAT, 1)
-    return document["identity"]
-
-
-def _differences(found: Any, wanted: Any, defaults: Any, path: str = "") -> list[str]:
-    """One text for each dotted key whose value is not the same."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        if not isinstance(defaults, dict):
-            defaults = {}
-        keys = [*found, *(key for key in wanted if key not in found)]
-        inner = (
-            _differences(
-                found.get(key, defaults.get(key, "(nothing)")),
-                wanted.get(key, "(nothing)"),
-                defaults.get(key),
-                f"{path}.{key}" if path else key,
-            )
-            for key in keys
-        )
-        return [text for texts in inner for text in texts]
-    texts = json.dumps(found), json.dumps(wanted)
-    return [] if texts[0] == texts[1] else [f"{path}: it has {texts[0][:60]}, you asked for {texts[1][:60]}"]
+def _read_identity(folder: Path) -> dict[str, Any]:
+    return durable.read_sealed(folder / IDENTITY_FILE, _FORMAT, _VERSION)["identity"]

@@ -154,7 +154,7 @@ def _checkpoints_in(path: Path) -> list[Path]:
 
 def _row(folder: Path) -> list[str]:
     """The cells that come from a manifest; empty ones if it cannot be read."""
-    from iris_wm.checkpoint.manifest import read_manifest
+    from iris_wm.checkpoint.verify import read_manifest
 
     try:
         manifest = read_manifest(folder)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from iris_wm.checkpoint.opening import existing_run
+from iris_wm.checkpoint.run_folder import existing_run
 
 HELP = "dream an episode: GIF and MP4"
 

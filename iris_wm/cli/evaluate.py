@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from iris_wm.checkpoint.opening import check_writable, existing_run
+from iris_wm.checkpoint.run_folder import check_writable, existing_run
 
 HELP = "play the real game and print the score"
 

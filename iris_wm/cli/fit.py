@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from iris_wm.checkpoint.opening import RUN_CONFIG_FILE, refuse_in_use
+from iris_wm.checkpoint.run_folder import RUN_CONFIG_FILE, refuse_in_use
 from iris_wm.cli.options import text
 from iris_wm.cli.parser import Parser
 

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 
-from iris_wm.checkpoint.opening import existing_run
+from iris_wm.checkpoint.run_folder import existing_run
 
 HELP = "play the dream in a browser"
 

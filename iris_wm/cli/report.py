@@ -2,7 +2,7 @@
 
 import argparse
 
-from iris_wm.checkpoint.opening import existing_run
+from iris_wm.checkpoint.run_folder import existing_run
 
 HELP = "pictures, curves and scores on one page"
 

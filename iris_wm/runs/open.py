@@ -1,18 +1,21 @@
-"""A run folder, opened to look at: its config, its agent, where it stands."""
+"""A run folder, opened to look at: its config, its agent, where it stands; and to dream in."""
 
 import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 import iris_wm
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.checkpoint.folder import Checkpoint, load_newest
-from iris_wm.checkpoint.opening import RUN_CONFIG_FILE, existing_run
-from iris_wm.checkpoint.run_folder import refuse_foreign
+from iris_wm.checkpoint.run_folder import RUN_CONFIG_FILE, existing_run, refuse_foreign
 from iris_wm.config import build_config, read_yaml
+from iris_wm.data.segment import Segment
+from iris_wm.dream.env import DreamEnv, DreamVectorEnv
 from iris_wm.evaluation.evaluate import PlayedEpisodes
 from iris_wm.evaluation.result import (
     DEVICE_SHARE_VARIABLE,
@@ -22,6 +25,7 @@ from iris_wm.evaluation.result import (
 )
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, RunProgress
+from iris_wm.streams import stream_generator
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,70 @@ def open_dreamer(path: str | Path) -> Run:
             f"training starts in epoch {first}); go on with iris-wm fit --run {path}"
         )
     return run
+
+
+def load_dreamer(path: str | Path, num_starts: int = 256, seed: int = 0) -> tuple[Agent, Segment]:
+    """The agent of a run and real frames of its replay to begin from, each with the steps before it.
+
+    Raises:
+        ValueError: no run folder with a checkpoint, a world model that was never trained, or no frames.
+        DamagedState: no checkpoint can be used.
+    """
+    if isinstance(num_starts, bool) or not isinstance(num_starts, int) or num_starts < 1:
+        raise ValueError(f"num_starts: got {num_starts}, expected a positive integer")
+    run = open_dreamer(path)
+    return run.agent, _choose_starts(run, num_starts, seed)
+
+
+def make_dream(run: str | Path, *, num_starts: int = 256, starts_seed: int = 0, **options: Any) -> DreamEnv:
+    """A DreamEnv of a run's newest checkpoint that verifies: what Gymnasium makes of iris_wm/Dream-v0.
+
+    Args:
+        run: the run folder.
+        num_starts: real frames of the run to begin from, at most.
+        starts_seed: which frames these are.
+        options: as of DreamEnv.
+    """
+    return DreamEnv(*load_dreamer(run, num_starts, starts_seed), **options)
+
+
+def make_dreams(
+    run: str | Path, num_envs: int = 1, *, num_starts: int = 256, starts_seed: int = 0, **options: Any
+) -> DreamVectorEnv:
+    """A DreamVectorEnv in the same way."""
+    return DreamVectorEnv(*load_dreamer(run, num_starts, starts_seed), num_envs, **options)
+
+
+def _choose_starts(run: Run, num_starts: int, seed: int) -> Segment:
+    """Steps drawn uniformly, each with the steps before it in the same episode and padding in front.
+
+    Never more than one part of the replay is in memory, so what lies in an earlier part is padding, too.
+    """
+    replay = run.checkpoint.manifest.replay
+    if not replay:
+        raise ValueError(f'run "{run.path}": its replay is empty, there are no real frames to dream from')
+    generator = stream_generator(seed, "dream starts")
+    drawn = torch.randperm(replay[-1].stop, generator=generator)[:num_starts].sort().values
+    num_past = run.agent.world.config.context_steps // 2
+    frames, actions, is_real = [], [], []
+    offset = 0
+    for part in run.checkpoint.replay_parts():
+        for rows in _episodes(part):
+            here = drawn[(drawn >= offset) & (drawn < offset + len(rows))] - offset
+            for step in here.tolist():
+                places = torch.arange(step - num_past, step + 1)
+                piece = rows[places.clamp(min=0)]
+                frames.append(part["frames"][piece])
+                actions.append(part["actions"][piece])
+                is_real.append(places >= 0)
+            offset += len(rows)
+    return Segment.seen(torch.stack(frames), torch.stack(actions), torch.stack(is_real))
+
+
+def _episodes(part: dict[str, Tensor]) -> list[Tensor]:
+    """Rows of a part of the replay, for each episode in it, in the episode's order."""
+    episode_ids = part["episode_ids"]
+    return [(episode_ids == episode_id).nonzero().squeeze(1) for episode_id in episode_ids.unique()]
 
 
 def make_result(

@@ -76,7 +76,7 @@ def test_damaged_ones_do_not_count_among_the_last(toy):
     toy.save(run, 4)
     toy.save(run, 5)
     assert names(toy) == ["step-000000005", "step-000000004"]
-    with pytest.raises(ValueError, match="keep_last: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="keep_last: got 0, expected at least 1"):
         prune(run, 0)
 
 
@@ -133,13 +133,13 @@ def test_a_save_needs_resume_first(toy):
 
 def test_steps_never_go_back(toy):
     run = toy.new([5])
-    with pytest.raises(ValueError, match="step: expected at least 5"):
+    with pytest.raises(ValueError, match="step: got 4, expected at least 5"):
         toy.save(run, 4)
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_scores_are_finite(toy, score):
-    with pytest.raises(ValueError, match="score: expected a finite number"):
+    with pytest.raises(ValueError, match=r"score: got .*, expected a finite number"):
         toy.save(toy.new(), 1, score=score)
 
 

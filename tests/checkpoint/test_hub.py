@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from iris_wm.agent import Agent
+from iris_wm.checkpoint.agent_files import ModelCard, is_repo_id
 from iris_wm.checkpoint.errors import DamagedCheckpoint, ResourceError
-from iris_wm.checkpoint.hub import ModelCard, is_repo_id
 
 CARD = ModelCard("Breakout", 100_000, 17.5, "0123abc")
 

@@ -17,7 +17,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """
 import sys
 from iris_wm.agent import Agent
-from iris_wm.checkpoint.hub import ModelCard
+from iris_wm.checkpoint.agent_files import ModelCard
 if sys.argv[1] == "push":
     agent = Agent.load(sys.argv[2])
     print(agent.push_to_hub("someone/breakout", ModelCard("Breakout", 100_000, 17.5, "0123abc"), private=True))

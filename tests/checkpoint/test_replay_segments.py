@@ -1,40 +1,39 @@
 """Replay segments: exact round trips, and lying files that neither run out of memory nor slip through."""
 
-import hashlib
 import json
 import struct
 import tracemalloc
 import zlib
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iris_wm.checkpoint.errors import DamagedCheckpoint
 from iris_wm.checkpoint.replay_segments import (
-    MAGIC,
+    MAX_RAW_BYTES,
     MAX_STEPS,
-    SegmentEntry,
-    check_ranges,
     pack_new_steps,
     read_segment,
     remove_unreferenced,
-    segment_from_bytes,
     segment_to_bytes,
     write_segments,
 )
-from iris_wm.checkpoint.tree import DTYPES
+from iris_wm.checkpoint.verify import SegmentEntry, check_ranges
 from iris_wm.data.replay import Replay
 from iris_wm.spaces import ActionSpace
 
+DTYPES = [torch.bool, torch.uint8, torch.uint16, torch.int8, torch.int32, torch.int64]
+DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
-def entry_of(data, start, stop):
-    return SegmentEntry(start, stop, len(data), hashlib.sha256(data).hexdigest())
 
-
-def read(data, start, stop, folder="replay"):
-    return segment_from_bytes(data, entry_of(data, start, stop), folder)
+def written(folder, data, start, stop):
+    """The entry of a file with these contents."""
+    entry = SegmentEntry.of_steps(data, start, stop)
+    (folder / entry.name).write_bytes(data)
+    return entry
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,17 +42,15 @@ def read(data, start, stop, folder="replay"):
     st.integers(0, 10**6),
     st.dictionaries(
         st.text(min_size=1, max_size=8),
-        st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 3), max_size=3)),
+        st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3)),
     ),
 )
-def test_arrays_of_any_shape_and_dtype(rows, start, kinds):
-    arrays = {}
-    for name, (dtype, shape) in kinds.items():
-        full = (rows, *shape)
-        arrays[name] = torch.randint(0, 2, full).to(DTYPES[dtype])
+def test_arrays_of_any_shape_and_dtype(tmp_path_factory, rows, start, kinds):
+    folder = tmp_path_factory.mktemp("replay")
+    arrays = {name: torch.randint(0, 2, (rows, *shape)).to(dtype) for name, (dtype, shape) in kinds.items()}
     data = segment_to_bytes(arrays, start, start + rows)
-    again = read(data, start, start + rows)
-    assert list(again) == list(arrays)
+    again = read_segment(folder, written(folder, data, start, start + rows))
+    assert set(again) == set(arrays)
     for name, array in arrays.items():
         assert again[name].dtype == array.dtype
         assert again[name].shape == array.shape
@@ -100,12 +97,12 @@ def test_missing_and_damaged_files_are_written_again(tmp_path, toy):
 def test_a_replay_that_lost_steps_is_refused(tmp_path, toy):
     entries, files = pack_new_steps(tmp_path, [], toy.replay(20))
     write_segments(tmp_path, files)
-    with pytest.raises(ValueError, match="expected at least the 20 steps saved before, got 19"):
+    with pytest.raises(ValueError, match="got 19 steps, expected at least the 20 saved before"):
         pack_new_steps(tmp_path, entries, toy.replay(19))
 
 
 def test_rows_that_do_not_fit_the_range_are_refused():
-    with pytest.raises(ValueError, match="actions: expected 3 rows"):
+    with pytest.raises(ValueError, match=r"actions: got \(4,\), expected 3 rows"):
         segment_to_bytes({"actions": torch.zeros(4)}, 0, 3)
     with pytest.raises(ValueError, match="complex64"):
         segment_to_bytes({"actions": torch.zeros(3, dtype=torch.complex64)}, 0, 3)
@@ -113,8 +110,8 @@ def test_rows_that_do_not_fit_the_range_are_refused():
 
 @pytest.mark.parametrize("ranges", [[(1, 3)], [(0, 3), (4, 5)], [(0, 3), (2, 5)], [(0, 3), (0, 3)], [(0, 0)]])
 def test_ranges_must_follow_each_other(ranges):
-    with pytest.raises(ValueError, match="expected steps from"):
-        check_ranges([SegmentEntry(start, stop, 1, "0" * 64) for start, stop in ranges])
+    with pytest.raises(ValueError, match=r"expected some from \d on"):
+        check_ranges([SegmentEntry(1, "0" * 64, start, stop) for start, stop in ranges])
 
 
 def test_only_unreferenced_segments_are_removed(tmp_path, toy):
@@ -124,79 +121,85 @@ def test_only_unreferenced_segments_are_removed(tmp_path, toy):
     other = tmp_path / "notes.txt"
     for path in (orphan, other):
         path.write_bytes(b"x")
-    assert remove_unreferenced(tmp_path, entries) == [orphan]
+    remove_unreferenced(tmp_path, entries)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([entries[0].name, "notes.txt"])
 
 
-def forge(header, body=b"", length=None):
+def packed(arrays=None, header=None, body=b"abc"):
+    """A safetensors file, of arrays or forged, compressed."""
+    if arrays is not None:
+        return zlib.compress(safetensors.torch.save(arrays))
     head = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return MAGIC + struct.pack("<I", len(head) if length is None else length) + head + body
+    return zlib.compress(struct.pack("<Q", len(head)) + head + body)
 
 
 def array(**changes):
-    return {"name": "a", "dtype": "uint8", "shape": [3], "size": len(zlib.compress(b"abc")), **changes}
+    return {"a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3], **changes}}
 
 
-BODY = zlib.compress(b"abc")
-BOMB = zlib.compress(b"\0" * 50_000_000)
+GOOD = packed({"a": torch.tensor([97, 98, 99], dtype=torch.uint8)})
 LIES = {
     "empty": b"",
-    "magic only": MAGIC,
-    "another magic": b"PK\x03\x04" + b"\0" * 50,
+    "zip": b"PK\x03\x04" + b"\0" * 50,
     "pickle": b"\x80\x04cos\nsystem\n(S'touch marker'\ntR." + b"\0" * 20,
-    "huge header": MAGIC + struct.pack("<I", 2**32 - 1) + b"{}",
-    "header past the end": forge(b"{}", length=500),
-    "not json": forge(b"\xff\xfe"),
-    "nested header": forge(b"[" * 60_000),
-    "a list": forge([]),
-    "a number": forge(b"3"),
-    "no arrays": forge({"start": 0, "stop": 3}),
-    "arrays are text": forge({"start": 0, "stop": 3, "arrays": "abc"}),
-    "array is a list": forge({"start": 0, "stop": 3, "arrays": [[]]}),
-    "other steps": forge({"start": 3, "stop": 6, "arrays": [array()]}, BODY),
-    "other rows": forge({"start": 0, "stop": 3, "arrays": [array(shape=[4])]}, BODY),
-    "no rows": forge({"start": 0, "stop": 3, "arrays": [array(shape=[])]}, BODY),
-    "too long shape": forge({"start": 0, "stop": 3, "arrays": [array(shape=[3, 2])]}, BODY),
-    "too short shape": forge({"start": 0, "stop": 3, "arrays": [array(shape=[3, 0])]}, BODY),
-    "negative shape": forge({"start": 0, "stop": 3, "arrays": [array(shape=[3, -1])]}, BODY),
-    "float shape": forge({"start": 0, "stop": 3, "arrays": [array(shape=[3, 1.0])]}, BODY),
-    "bool shape": forge({"start": 0, "stop": 3, "arrays": [array(shape=[3, True])]}, BODY),
-    "800 GB": forge({"start": 0, "stop": 3, "arrays": [array(shape=[3, 800 * 10**9])]}, BODY),
-    "more than the limit": forge(
-        {"start": 0, "stop": 3, "arrays": [array(shape=[3, 2**30], size=2**23)]}, b"\0" * 2**23
-    ),
-    "overflow": forge({"start": 0, "stop": 3, "arrays": [array(shape=[3, 2**39, 2**39])]}, BODY),
-    "negative size": forge({"start": 0, "stop": 3, "arrays": [array(size=-1)]}, BODY),
-    "size past the end": forge({"start": 0, "stop": 3, "arrays": [array(size=500)]}, BODY),
-    "bytes left over": forge({"start": 0, "stop": 3, "arrays": [array()]}, BODY + b"x"),
-    "unknown dtype": forge({"start": 0, "stop": 3, "arrays": [array(dtype="object")]}, BODY),
-    "dtype is a list": forge({"start": 0, "stop": 3, "arrays": [array(dtype=["uint8"])]}, BODY),
-    "not zlib": forge({"start": 0, "stop": 3, "arrays": [array(size=5)]}, b"hello"),
-    "cut zlib": forge({"start": 0, "stop": 3, "arrays": [array(size=len(BODY) - 2)]}, BODY[:-2]),
-    "two streams": forge({"start": 0, "stop": 3, "arrays": [array(size=2 * len(BODY))]}, BODY + BODY),
-    "zip bomb": forge({"start": 0, "stop": 3, "arrays": [array(size=len(BOMB))]}, BOMB),
+    "a pickle inside": zlib.compress(b"\x80\x04cos\nsystem\n(S'touch marker'\ntR." + b"\0" * 20),
+    "nothing inside": zlib.compress(b""),
+    "huge header": zlib.compress(struct.pack("<Q", 2**63) + b"{}"),
+    "not json": packed(header=b"\xff\xfe"),
+    "nested header": packed(header=b"[" * 60_000),
+    "a list": packed(header=[]),
+    "other rows": packed({"a": torch.zeros(4)}),
+    "no rows": packed({"a": torch.tensor(1.0)}),
+    "too long shape": packed(header=array(shape=[3, 2])),
+    "negative shape": packed(header=array(shape=[3, -1])),
+    "float shape": packed(header=array(shape=[3, 1.0])),
+    "800 GB": packed(header=array(shape=[3, 800 * 10**9], data_offsets=[0, 2400 * 10**9])),
+    "overflow": packed(header=array(shape=[3, 2**39, 2**39])),
+    "negative offset": packed(header=array(data_offsets=[-3, 0])),
+    "offset past the end": packed(header=array(shape=[3, 2], data_offsets=[0, 6])),
+    "bytes left over": packed(header=array(), body=b"abcd"),
+    "bytes after it": GOOD + b"x",
+    "unknown dtype": packed(header=array(dtype="OBJECT")),
+    "cut": GOOD[:-2],
+    "two streams": GOOD + GOOD,
 }
 
 
 @pytest.mark.parametrize("data", LIES.values(), ids=LIES)
-def test_lying_segments(data):
+def test_lying_segments(tmp_path, data):
+    entry = written(tmp_path, data, 0, 3)
     tracemalloc.start()
     try:
-        with pytest.raises(DamagedCheckpoint, match=r"^replay: not a replay segment: ") as caught:
-            read(data, 0, 3)
+        with pytest.raises(DamagedCheckpoint, match=r"not a (replay segment|safetensors file)") as caught:
+            read_segment(tmp_path, entry)
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
+    assert str(caught.value).startswith(f"{tmp_path / entry.name}: ")
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 200
 
 
-def test_the_honest_twin_of_the_lies_is_read():
-    data = forge({"start": 0, "stop": 3, "arrays": [array()]}, BODY)
-    assert read(data, 0, 3)["a"].tolist() == [97, 98, 99]
+def test_a_zip_bomb_stops_at_the_limit(tmp_path):
+    packer = zlib.compressobj()
+    data = (
+        b"".join(packer.compress(b"\0" * 2**24) for _ in range(MAX_RAW_BYTES // 2**24 + 1)) + packer.flush()
+    )
+    assert len(data) < 2e6
+    entry = written(tmp_path, data, 0, 3)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedCheckpoint, match=f"not one stream of at most {MAX_RAW_BYTES} bytes"):
+            read_segment(tmp_path, entry)
+        assert tracemalloc.get_traced_memory()[1] < 3 * MAX_RAW_BYTES
+    finally:
+        tracemalloc.stop()
 
 
-def test_bools_other_than_zero_and_one_become_true():
-    body = zlib.compress(b"\0\1\7")
-    data = forge({"start": 0, "stop": 3, "arrays": [array(dtype="bool", size=len(body))]}, body)
-    assert read(data, 0, 3)["a"].tolist() == [False, True, True]
+def test_the_honest_twin_of_the_lies_is_read(tmp_path):
+    for data in (GOOD, packed(header=array())):
+        assert read_segment(tmp_path, written(tmp_path, data, 0, 3))["a"].tolist() == [97, 98, 99]
+
+
+def test_bools_other_than_zero_and_one_become_true(tmp_path):
+    data = packed(header=array(dtype="BOOL"), body=b"\0\1\7")
+    assert read_segment(tmp_path, written(tmp_path, data, 0, 3))["a"].tolist() == [False, True, True]

@@ -18,9 +18,8 @@ HOLDER = """
 import os, sys, time
 from iris_wm.checkpoint.run_folder import RunFolder
 run = RunFolder(sys.argv[1], {"seed": 0})
-if len(sys.argv) > 2 and os.fork() == 0:
-    time.sleep(60)
-    os._exit(0)
+if len(sys.argv) > 2 and os.fork() > 0:
+    time.sleep(60)  # the child tells that it has begun
 print("held", flush=True)
 time.sleep(60)
 """
@@ -87,15 +86,15 @@ def test_a_key_that_is_newer_than_the_run_has_its_default(tmp_path):
     for changed in ({**new, "seed": 7}, {"seed": 0, "losses": {**new["losses"], "scale": {"kind": "batch"}}}):
         with pytest.raises(ForeignRun, match=r"seed: it has 0, you|scale\.kind: it has \"none\", you"):
             RunFolder(tmp_path / "run", changed, defaults=defaults)
-    with pytest.raises(ForeignRun, match=r'losses\.scale: it has "\(nothing\)"'):
+    with pytest.raises(ForeignRun, match=r'losses\.scale\.kind: it has nothing, you asked for "none"'):
         RunFolder(tmp_path / "run", new)
-    with pytest.raises(ForeignRun, match=r"losses: it has"):
+    with pytest.raises(ForeignRun, match=r"losses\.gamma: it has 0\.9, you asked for nothing"):
         RunFolder(tmp_path / "run", {"seed": 0}, defaults=defaults)
 
 
 def test_folders_that_are_no_run_are_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ForeignRun, match=r"expected a new or empty folder or a run folder, found notes\.txt"):
+    with pytest.raises(ForeignRun, match=r"got one with notes\.txt .* expected a new or empty folder"):
         RunFolder(tmp_path, {"seed": 0})
     assert os.listdir(tmp_path) == ["notes.txt"]
     with pytest.raises(ValueError, match=r"expected a run folder, there is no identity\.json"):
@@ -122,7 +121,7 @@ def test_a_folder_whose_creation_was_cut_short_is_taken(tmp_path):
         ("a\nb", ValueError, "printable characters"),
         ("a\0b", ValueError, "printable characters"),
         ("s3://bucket/run", ValueError, "got the URL"),
-        ("{tmp}/file", ValueError, "expected a folder, got a file"),
+        ("{tmp}/file", ValueError, "got a file, expected a folder"),
         ("{tmp}/file/run", ResourceError, "Not a directory"),
         ("/proc/run", ResourceError, "cannot be written"),
         ("{tmp}/" + "x" * 300, ResourceError, "File name too long"),
@@ -152,7 +151,7 @@ def test_a_damaged_identity_is_noticed(tmp_path):
     RunFolder(tmp_path / "run", {"seed": 0}).close()
     path = tmp_path / "run" / "identity.json"
     path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
-    with pytest.raises(DamagedState, match=r"identity\.json: expected sha256"):
+    with pytest.raises(DamagedState, match=r"identity\.json: .* expected a document with its right sha256"):
         RunFolder(tmp_path / "run", {"seed": 0})
 
 

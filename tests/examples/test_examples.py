@@ -64,7 +64,7 @@ def test_stable_baselines_checks_the_adapter(catch_run: Path):
 
     from iris_wm.dream.env import DreamEnv, DreamVectorEnv
     from iris_wm.dream.sb3 import Sb3DreamVecEnv
-    from iris_wm.runs.registration import load_dreamer
+    from iris_wm.runs.open import load_dreamer
 
     agent, starts = load_dreamer(catch_run)
     check_env(DreamEnv(agent, starts, horizon=20))

@@ -108,7 +108,7 @@ def test_the_newest_that_verifies_is_taken(processes, tiny_config, finished_run,
     finished = processes.run("fit", "--config", tiny_config, "--run", finished_run)
     assert finished.code == 0, finished.text
     assert f"skipped {newest.name}: " in finished.text
-    assert "agent.safetensors: expected sha256" in finished.text
+    assert "agent.safetensors: got sha256" in finished.text
     assert digest(finished_run) == digest(undisturbed)
     assert (finished_run / "checkpoints" / f"damaged-{newest.name}").is_dir()
 

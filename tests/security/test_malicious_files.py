@@ -18,8 +18,14 @@ import torch
 
 from iris_wm import cli
 from iris_wm.agent import Agent
-from iris_wm.checkpoint import sealed_json
-from iris_wm.checkpoint.agent_files import AGENT_CONFIG_FILE, WEIGHTS_FILE, agent_to_bytes
+from iris_wm.checkpoint import durable
+from iris_wm.checkpoint.agent_files import (
+    AGENT_CONFIG_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    agent_to_bytes,
+)
 from iris_wm.checkpoint.errors import DamagedState
 from iris_wm.interop.published_iris import load_published
 from iris_wm.runs.open import open_run
@@ -77,11 +83,9 @@ def seal(folder: Path, weights: bytes, config: object) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS_FILE).write_bytes(weights)
-    document = {
-        "format": "iris_wm agent", "format_version": 1, "package_version": "0.1.0", "config": config,
-        "weights": {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
-    }  # fmt: skip
-    (folder / AGENT_CONFIG_FILE).write_bytes(sealed_json.to_bytes(document))
+    entry = {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+    document = durable.seal(FORMAT, FORMAT_VERSION, {"config": config, "weights": entry})
+    (folder / AGENT_CONFIG_FILE).write_bytes(document)
     return folder
 
 
