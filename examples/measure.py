@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from iris_wm.agent import Agent
-from iris_wm.config import build_config, read_yaml
+from iris_wm.config import build_config
 from iris_wm.data.segment import Segment
 from iris_wm.dream.env import DreamVectorEnv
 from iris_wm.envs import EnvConfig, make_env
+from iris_wm.strict_yaml import read_yaml
 
 Policy = Callable[[np.ndarray], np.ndarray]
 

@@ -17,7 +17,7 @@ from iris_wm.checkpoint.agent_files import (
     upload,
 )
 from iris_wm.checkpoint.folder import load_newest
-from iris_wm.config import build_config, to_mapping
+from iris_wm.config import Config, PositiveInt, build_config, to_mapping
 from iris_wm.data.episode import Episode
 from iris_wm.dream.dream import dream_seed
 from iris_wm.dream.rollout import Choice, Choose, roll_out
@@ -34,10 +34,10 @@ MAX_ACTIONS = 65_536
 
 
 @dataclass(frozen=True)
-class AgentConfig:
+class AgentConfig(Config):
     """The shape of all three networks."""
 
-    action_sizes: tuple[int, ...]
+    action_sizes: tuple[PositiveInt, ...]
     """Choices of each axis of an action; one axis where actions are simply numbered."""
     action_names: tuple[str, ...] = ()
     """Of the choices where there is one axis, else of the axes; none: numbers."""
@@ -46,8 +46,9 @@ class AgentConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         sizes = self.action_sizes
-        if not sizes or min(sizes) < 1 or sum(sizes) > MAX_ACTIONS:
+        if not sizes or sum(sizes) > MAX_ACTIONS:
             raise ValueError(
                 f"action_sizes: got {sizes}, expected a positive integer for each axis, {MAX_ACTIONS} together at most"
             )

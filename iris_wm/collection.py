@@ -7,6 +7,7 @@ import torch
 
 from iris_wm.acting import AtTemperature, Explorer, Game, Held, Players
 from iris_wm.agent import Agent
+from iris_wm.config import Config, Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from iris_wm.data.replay import Replay
 from iris_wm.envs.snapshot import SnapshotEnv
 from iris_wm.policy.actor_critic import PolicyState, policy_inputs
@@ -14,40 +15,30 @@ from iris_wm.streams import stream_seed
 
 
 @dataclass(frozen=True)
-class CollectionConfig:
+class CollectionConfig(Config):
     """Real experience; defaults are the paper's."""
 
-    env_steps_per_epoch: int = 200
+    env_steps_per_epoch: PositiveInt = 200
     """Agent steps of every epoch but the first, all environments together."""
-    num_envs: int = 1
+    num_envs: PositiveInt = 1
     """Environments played in turn."""
-    stop_after_epoch: int = 500
+    stop_after_epoch: NonNegativeInt = 500
     """Last epoch that collects."""
-    first_epoch_env_steps: int = 200
+    first_epoch_env_steps: PositiveInt = 200
     """Steps of the first epoch; more gives small runs something to start from."""
-    policy_temperature: float = 1.0
+    policy_temperature: NonNegativeFloat = 1.0
     """Of the draws of actions; 0 takes the most likely."""
-    epsilon: float = 0.01
+    epsilon: Fraction = 0.01
     """Probability of a random action."""
-    epsilon_before_policy: float = 0.01
+    epsilon_before_policy: Fraction = 0.01
     """The same as long as the actor-critic is untrained."""
-    max_action_hold: int = 1
+    max_action_hold: PositiveInt = 1
     """A random action is held for 1 to this many steps; longer holds reach further than dithering."""
-    burn_in: int = 20
+    burn_in: NonNegativeInt = 20
     """Past frames from which the policy's memory is rebuilt at the start of each epoch, as the networks changed."""
 
     def __post_init__(self) -> None:
-        for name in ("env_steps_per_epoch", "num_envs", "first_epoch_env_steps", "max_action_hold"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
-        for name in ("stop_after_epoch", "burn_in"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or more")
-        for name in ("epsilon", "epsilon_before_policy"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 to 1")
-        if not 0 <= self.policy_temperature < float("inf"):
-            raise ValueError(f"policy_temperature: got {self.policy_temperature}, expected a number >= 0")
+        super().__post_init__()
         for name in ("env_steps_per_epoch", "first_epoch_env_steps"):
             if getattr(self, name) % self.num_envs:
                 raise ValueError(

@@ -5,40 +5,29 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from iris_wm.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 
 @dataclass(frozen=True)
-class OptimizationConfig:
+class OptimizationConfig(Config):
     """How one network is trained in each epoch."""
 
-    start_after_epoch: int = 0
+    start_after_epoch: NonNegativeInt = 0
     """Epochs before its first training."""
-    steps_per_epoch: int = 200
+    steps_per_epoch: NonNegativeInt = 200
     """Batches it learns from in an epoch."""
-    first_epoch_steps: int = 0
+    first_epoch_steps: NonNegativeInt = 0
     """Steps in its first epoch of training, where that should be more than steps_per_epoch; 0: the same."""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Frames for the tokenizer, segments for the others."""
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """Of AdamW."""
-    final_learning_rate: float = 0.0
+    final_learning_rate: NonNegativeFloat = 0.0
     """Of the last epoch of num_epochs, reached in equal steps an epoch; 0: learning_rate throughout."""
-    max_grad_norm: float = 10.0
+    max_grad_norm: PositiveFloat = 10.0
     """Gradients longer than this are scaled down to it."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Decoupled, on the weights of linear layers only."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("start_after_epoch", 0), ("steps_per_epoch", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
-        if self.first_epoch_steps < 0:
-            raise ValueError(f"first_epoch_steps: got {self.first_epoch_steps}, expected at least 0")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
-        for name in ("final_learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number >= 0")
 
     def num_steps(self, epoch: int) -> int:
         """Steps in an epoch, counted from 1."""

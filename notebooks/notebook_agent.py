@@ -10,9 +10,10 @@ import warnings
 from pathlib import Path
 
 from iris_wm.checkpoint.errors import RunInUse
-from iris_wm.config import apply_overrides, build_config, config_hash, read_yaml
+from iris_wm.config import apply_overrides, build_config, config_hash
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import Run, open_run
+from iris_wm.strict_yaml import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 IS_SHORT = bool(os.environ.get("IRIS_WM_SHORT"))

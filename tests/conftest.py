@@ -96,8 +96,9 @@ def golden_state(golden_manifest: dict) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def tiny_run() -> "Callable[..., RunConfig]":
     """A config of the smallest run, seconds long, with overrides: tiny_run("world.num_layers=1")."""
-    from iris_wm.config import apply_overrides, build_config, parse_yaml
+    from iris_wm.config import apply_overrides, build_config
     from iris_wm.runs.config import RunConfig
+    from iris_wm.strict_yaml import parse_yaml
 
     def build(*overrides: str) -> RunConfig:
         return build_config(RunConfig, apply_overrides(parse_yaml(TINY_RUN), list(overrides)))

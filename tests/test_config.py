@@ -16,11 +16,9 @@ from iris_wm.config import (
     config_hash,
     describe,
     dump_yaml,
-    parse_value,
-    parse_yaml,
-    read_yaml,
     to_mapping,
 )
+from iris_wm.strict_yaml import parse_value, parse_yaml, read_yaml
 
 
 @dataclass
@@ -120,10 +118,10 @@ def test_nan_must_be_written_with_a_dot():
         ("a: " + "x" * 100_001, "too large for a config (limit 100 kB)"),
         ("- 1\n- 2\n", 'expected lines "key: value"'),
         ("just text", 'expected lines "key: value"'),
-        ("a: 1\n---\nb: 2\n", "one YAML document"),
-        ("1: x\n", "expected a name as key, got 1"),
-        ("true: x\n", "expected a name as key, got true"),
-        ("~: x\n", "expected a name as key, got null"),
+        ("a: 1\n---\nb: 2\n", "several YAML documents"),
+        ("1: x\n", "got 1, expected a name as key"),
+        ("true: x\n", "got true, expected a name as key"),
+        ("~: x\n", "got null, expected a name as key"),
         ("? [a, b]\n: x\n", "expected a name as key"),
         ("a: [1, 2\nb: 3\n", "not valid YAML"),
         ("a: 'open\n", "not valid YAML"),
@@ -219,46 +217,46 @@ def test_builds_nested_dataclasses():
         ),
         ({"seed": 0, "_target_": "os.system"}, 'unknown key "_target_"; expected one of seed, game'),
         ({"seed": 0, "class_path": "x"}, 'unknown key "class_path"'),
-        ({"seed": True}, "seed: expected a whole number, got true"),
-        ({"seed": 1.0}, "seed: expected a whole number, got 1.0"),
-        ({"seed": "1"}, 'seed: expected a whole number, got "1"'),
-        ({"seed": None}, "seed: expected a whole number, got null"),
-        ({"seed": 0, "game": 1942}, "game: expected text, got 1942; put it in quotes"),
-        ({"seed": 0, "game": None}, "game: expected text, got null"),
-        ({"seed": 0, "fast": 1}, "fast: expected true or false, got 1"),
-        ({"seed": 0, "fast": "no"}, 'fast: expected true or false, got "no"'),
-        ({"seed": 0, "learning_rate": True}, "learning_rate: expected a number, got true"),
+        ({"seed": True}, "seed: got true, expected a whole number"),
+        ({"seed": 1.0}, "seed: got 1.0, expected a whole number"),
+        ({"seed": "1"}, 'seed: got "1", expected a whole number'),
+        ({"seed": None}, "seed: got null, expected a whole number"),
+        ({"seed": 0, "game": 1942}, "game: got 1942, expected text; put it in quotes"),
+        ({"seed": 0, "game": None}, "game: got null, expected text"),
+        ({"seed": 0, "fast": 1}, "fast: got 1, expected true or false"),
+        ({"seed": 0, "fast": "no"}, 'fast: got "no", expected true or false'),
+        ({"seed": 0, "learning_rate": True}, "learning_rate: got true, expected a number"),
         (
             {"seed": 0, "learning_rate": "nan"},
-            'learning_rate: expected a number, got "nan"; write .nan or .inf',
+            'learning_rate: got "nan", expected a number; write .nan or .inf',
         ),
         (
             {"seed": 0, "world": {"mode": "paralel"}},
-            'world.mode: expected one of "autoregressive", "parallel", got "paralel"; '
+            'world.mode: got "paralel", expected one of "autoregressive", "parallel"; '
             'did you mean "parallel"?',
         ),
-        ({"seed": 0, "precision": 8}, "precision: expected one of 16, 32 or text, got 8"),
+        ({"seed": 0, "precision": 8}, "precision: got 8, expected one of 16, 32 or text"),
         (
             {"seed": 0, "world": {"widths": [1, "x"]}},
-            'world.widths[1]: expected a whole number, got "x"',
+            'world.widths[1]: got "x", expected a whole number',
         ),
         (
             {"seed": 0, "world": {"widths": 3}},
-            "world.widths: expected a list, each a whole number, got 3",
+            "world.widths: got 3, expected a list, each a whole number",
         ),
         (
             {"seed": 0, "world": {"pair": [1]}},
-            "world.pair: expected a list of 2: a whole number, a number, got [1]",
+            "world.pair: got [1], expected a list of 2: a whole number, a number",
         ),
-        ({"seed": 0, "world": 3}, 'world: expected a section of "key: value" lines, got 3'),
-        ({"seed": 0, "world": None}, 'world: expected a section of "key: value" lines, got null'),
-        ({"seed": 0, "extra": {"dropout": "x"}}, 'extra.dropout: expected a number, got "x"'),
-        ({"seed": 0, "weights": {"x": "y"}}, 'weights.x: expected a number, got "y"'),
+        ({"seed": 0, "world": 3}, 'world: got 3, expected a section of "key: value" lines'),
+        ({"seed": 0, "world": None}, 'world: got null, expected a section of "key: value" lines'),
+        ({"seed": 0, "extra": {"dropout": "x"}}, 'extra.dropout: got "x", expected a number'),
+        ({"seed": 0, "weights": {"x": "y"}}, 'weights.x: got "y", expected a number'),
         (
             {"seed": 0, "world": {"embed_dim": 30}},
             "world.embed_dim must divide by num_heads (30 / 4)",
         ),
-        ({"seed": 0, "world": {"limit": "x"}}, 'world.limit: expected a number, got "x"'),
+        ({"seed": 0, "world": {"limit": "x"}}, 'world.limit: got "x", expected a number'),
     ],
 )
 def test_bad_values_name_key_value_and_expectation(mapping, message):
@@ -393,13 +391,13 @@ def test_a_kind_brings_its_own_options(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("shape: sqare", 'shape: expected one of "circle", "square", got "sqare"; did you mean "square"?'),
-        ("shape: {kind: oval}", 'shape.kind: expected one of "circle", "square", got "oval"'),
+        ("shape: sqare", 'shape: got "sqare", expected one of "circle", "square"; did you mean "square"?'),
+        ("shape: {kind: oval}", 'shape.kind: got "oval", expected one of "circle", "square"'),
         ("shape: {side: 3}", 'unknown key "shape.side"; expected one of radius'),
         ("shape: {kind: square, sid: 3}", 'unknown key "shape.sid"; did you mean "side"?'),
         ("shape: {kind: circle, side: 3}", 'unknown key "shape.side"; expected one of radius'),
-        ("shape: 3", 'shape: expected one of "circle", "square", got 3'),
-        ("shape: {kind: square, side: x}", 'shape.side: expected a whole number, got "x"'),
+        ("shape: 3", 'shape: got 3, expected one of "circle", "square"'),
+        ("shape: {kind: square, side: x}", 'shape.side: got "x", expected a whole number'),
     ],
 )
 def test_what_no_kind_has_is_refused(text, message):

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from iris_wm.config import build_config, describe, dump_yaml, parse_yaml, read_yaml, to_mapping
+from iris_wm.config import build_config, describe, dump_yaml, to_mapping
 from iris_wm.envs import make_env
 from iris_wm.envs.make import atari_game, check_id
 from iris_wm.runs.config import RunConfig
+from iris_wm.strict_yaml import parse_yaml, read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ALL = sorted(CONFIGS.rglob("*.yaml"))

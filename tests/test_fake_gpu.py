@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 from iris_wm.agent import Agent
-from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.data.replay import Replay
 from iris_wm.dream.rollout import Imagination, Rollout
 from iris_wm.policy.actor_critic import policy_inputs
@@ -34,6 +34,7 @@ from iris_wm.policy.loss import policy_loss
 from iris_wm.runs.config import RunConfig
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
+from iris_wm.strict_yaml import read_yaml
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.tokenizer.quantizer import codebook_usage
 from iris_wm.tokenizer.token_cache import TokenCache

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.runs.config import RunConfig
+from iris_wm.strict_yaml import read_yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 FILES = {

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.data.episode import to_frame
 from iris_wm.envs import make_env
 from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
 from iris_wm.spaces import ActionSpace
+from iris_wm.strict_yaml import read_yaml
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.tokenizer.tokenizer import Tokenizer
 from iris_wm.world.loss import world_loss

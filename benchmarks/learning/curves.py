@@ -14,13 +14,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from iris_wm.acting import RandomActor
-from iris_wm.config import build_config, read_yaml
+from iris_wm.config import build_config
 from iris_wm.envs import make_env
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.evaluation.published import games
 from iris_wm.evaluation.result import load_result
 from iris_wm.evaluation.scores import human_normalized_score, summarize_returns
 from iris_wm.runs.config import RunConfig
+from iris_wm.strict_yaml import read_yaml
 from iris_wm.visualization.metric_curves import read_metrics
 
 KEPT = (

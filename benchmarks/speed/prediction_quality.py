@@ -13,7 +13,7 @@ import torch
 
 from iris_wm.acting import RandomActor, play_episode
 from iris_wm.agent import Agent
-from iris_wm.config import build_config, read_yaml
+from iris_wm.config import build_config
 from iris_wm.data.episode import Episode
 from iris_wm.data.replay import Replay
 from iris_wm.envs import make_env
@@ -24,6 +24,7 @@ from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
 from iris_wm.runs.operating_system import keep_freed_memory
 from iris_wm.spaces import ActionSpace
+from iris_wm.strict_yaml import read_yaml
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.world.loss import world_loss
 from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction

@@ -17,9 +17,10 @@ from projection import project
 from rich.console import Console
 from rows import SIZES, Bench, Sizes, nothing
 
-from iris_wm.config import build_config, read_yaml
+from iris_wm.config import build_config
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.operating_system import keep_freed_memory
+from iris_wm.strict_yaml import read_yaml
 
 PARTS = ("tokenizer", "acting", "collection", "roll_outs", "world", "policy", "growth")
 

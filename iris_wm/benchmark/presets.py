@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iris_wm.config import parse_yaml
+from iris_wm.strict_yaml import parse_yaml
 
 
 def find_preset(name: str) -> tuple[str, Path]:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from iris_wm.config import parse_value
+from iris_wm.strict_yaml import parse_value
 
 HELP = "Atari 100k: run and report"
 _PUBLISHED = "SimPLe, IRIS, delta-IRIS, TWM, DIAMOND, REM, Simulus"

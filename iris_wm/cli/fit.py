@@ -34,7 +34,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check everything that can be checked at once, then train."""
-    from iris_wm.config import apply_overrides, build_config, dump_yaml, merge, read_yaml
+    from iris_wm.config import apply_overrides, build_config, dump_yaml, merge
+    from iris_wm.strict_yaml import read_yaml
 
     own = Path(options.run) / RUN_CONFIG_FILE
     files = options.config or ([own] if own.is_file() else [])

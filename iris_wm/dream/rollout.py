@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from iris_wm.config import Config, NonNegativeFloat, NonNegativeInt, Range
 from iris_wm.protocols import S, World
 from iris_wm.streams import Draw
 from iris_wm.world.token_world import TokenState, TokenWorld
@@ -28,27 +29,20 @@ Choose = Callable[[Tensor, Memory, Draw], tuple[Choice, Memory]]
 
 
 @dataclass(frozen=True)
-class ImaginationConfig:
+class ImaginationConfig(Config):
     """Roll-outs for learning."""
 
-    horizon: int = 20
+    horizon: Annotated[int, Range(2)] = 20
     """Imagined steps."""
-    burn_in: int = 20
+    burn_in: NonNegativeInt = 20
     """Real steps the policy's memory sees before."""
     context: Literal["frame", "burn_in"] = "frame"
     """What the world starts from. frame: the last real frame alone (the paper's). burn_in: the real steps too."""
-    temperature: float = 1.0
+    temperature: NonNegativeFloat = 1.0
     """Of the world's draws."""
     rewards: Literal["sampled", "expected"] = "sampled"
     """What the policy is given. sampled: -1, 0 or 1, as drawn (the paper's). expected: the mean of the distribution,
     from which rare rewards are learned without the noise of the draws."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("horizon", 2), ("burn_in", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: got {self.temperature}, expected a number >= 0")
 
 
 class Rollout(NamedTuple):

@@ -1,19 +1,28 @@
 """The result file of one finished run, `result.json`: what was measured, and how."""
 
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from iris_wm.checkpoint import durable
-from iris_wm.config import build_config
+from iris_wm.config import (
+    Config,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    build_config,
+)
 from iris_wm.evaluation.published import games
 from iris_wm.evaluation.scores import human_normalized_score
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 RESULT_FILE = "result.json"
 BENCHMARK_FILE = "benchmark.json"
 """What all runs of a benchmark's folder share."""
@@ -21,17 +30,17 @@ DEVICE_SHARE_VARIABLE = "IRIS_WM_DEVICE_SHARE"  # set by the benchmark for runs 
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(Config):
     """One evaluation during training, after `env_steps` agent steps; `returns` of its episodes, unclipped."""
 
     env_steps: int
     epoch: int
-    mean_return: float
-    returns: list[float]
+    mean_return: FiniteFloat
+    returns: list[FiniteFloat]
 
 
 @dataclass(frozen=True)
-class EvaluationRecord:
+class EvaluationRecord(Config):
     """The final evaluation: its episodes, and every setting that published methods choose differently.
 
     returns: sum of unclipped rewards of each episode. lengths: agent steps of each episode. policy_temperature: of the
@@ -41,8 +50,8 @@ class EvaluationRecord:
     episode is a whole game with all lives.
     """
 
-    episodes: int
-    returns: list[float]
+    episodes: PositiveInt
+    returns: list[FiniteFloat]
     lengths: list[int]
     policy_temperature: float
     epsilon: float
@@ -54,6 +63,12 @@ class EvaluationRecord:
     seed: int
     full_games: bool
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("returns", "lengths"):
+            if len(getattr(self, name)) != self.episodes:
+                raise ValueError(f"{name}: got {len(getattr(self, name))} values, expected {self.episodes}")
+
     @property
     def mean_return(self) -> float:
         """The run's score: the mean of `returns`."""
@@ -61,7 +76,7 @@ class EvaluationRecord:
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(Config):
     """One run: a game, a seed, a preset, and what came out.
 
     env_steps: agent steps taken in the real environment (one is 4 emulator frames). wall_seconds: of
@@ -76,19 +91,19 @@ class RunResult:
     config_hash: str
     package_version: str
     commit: str | None
-    env_steps: int
+    env_steps: NonNegativeInt
     epochs: int
-    wall_seconds: float
+    wall_seconds: NonNegativeFloat
     device: str
     evaluation: EvaluationRecord
     curve: list[CurvePoint] = field(default_factory=list)
-    device_share: float = 1.0
-    format: int = FORMAT
+    device_share: PositiveFloat = 1.0
+    format: Literal[1] = FORMAT
 
     def __post_init__(self) -> None:
-        problem = _problem(self)
-        if problem:
-            raise ValueError(f"{RESULT_FILE}: {problem}")
+        super().__post_init__()
+        if any(a.env_steps > b.env_steps for a, b in itertools.pairwise(self.curve)):
+            raise ValueError("curve: expected rising env_steps")
 
     @property
     def score(self) -> float:
@@ -137,23 +152,3 @@ def load_result(path: str | Path) -> RunResult:
         return result
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _problem(result: RunResult) -> str | None:
-    evaluation = result.evaluation
-    if result.format != FORMAT:
-        return f"format: got {result.format}, expected {FORMAT}: written by another version"
-    if evaluation.episodes < 1:
-        return f"evaluation.episodes: got {evaluation.episodes}, expected 1 or more"
-    for name in ("returns", "lengths"):
-        num = len(getattr(evaluation, name))
-        if num != evaluation.episodes:
-            return f"evaluation.{name}: got {num} values, expected {evaluation.episodes}"
-    numbers = [*evaluation.returns, *(point.mean_return for point in result.curve), result.wall_seconds]
-    if not all(math.isfinite(number) for number in numbers):
-        return "returns and wall_seconds: expected finite numbers, got NaN or infinity"
-    if result.env_steps < 0 or result.wall_seconds < 0 or result.device_share <= 0:
-        return "env_steps, wall_seconds and device_share: expected no negative number and a share above 0"
-    if any(a.env_steps > b.env_steps for a, b in zip(result.curve, result.curve[1:], strict=False)):
-        return "curve: expected rising env_steps"
-    return None

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from iris_wm.config import Config, PositiveInt
 from iris_wm.dream.rollout import Choice
 from iris_wm.spaces import ActionDistribution, ActionHead, ActionSpace
 from iris_wm.streams import Draw
@@ -22,30 +23,22 @@ class FrameInputs:
 
 
 @dataclass(frozen=True)
-class TokenInputs:
+class TokenInputs(Config):
     """The codes' vectors: no decoding while imagining."""
 
     kind: Literal["tokens"] = field(default="tokens", init=False)
-    features: int = 64
+    features: PositiveInt = 64
     """Channels each token is mapped to."""
-
-    def __post_init__(self) -> None:
-        if self.features <= 0:
-            raise ValueError(f"features: got {self.features}, expected a positive integer")
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
+class PolicyConfig(Config):
     """The network that acts."""
 
     inputs: FrameInputs | TokenInputs = FrameInputs()
     """What it sees of a frame. frames: the tokenizer's reconstruction (the paper's). tokens: the codes' vectors."""
-    hidden_size: int = 512
+    hidden_size: PositiveInt = 512
     """Of the LSTM."""
-
-    def __post_init__(self) -> None:
-        if self.hidden_size <= 0:
-            raise ValueError(f"hidden_size: got {self.hidden_size}, expected a positive integer")
 
     @property
     def sees_frames(self) -> bool:

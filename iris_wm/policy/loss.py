@@ -7,18 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iris_wm.config import Config, Fraction, NonNegativeFloat
 from iris_wm.spaces import ActionDistribution
 
 
 @dataclass(frozen=True)
-class PolicyLossConfig:
+class PolicyLossConfig(Config):
     """Returns and weights; defaults are the paper's."""
 
-    gamma: float = 0.995
+    gamma: Fraction = 0.995
     """Discount of a reward one step later."""
-    lambda_: float = 0.95
+    lambda_: Fraction = 0.95
     """0: one-step returns; 1: whole imagined returns."""
-    entropy_weight: float = 0.001
+    entropy_weight: NonNegativeFloat = 0.001
     """Of the policy's entropy, which keeps it from settling too early."""
     return_normalization: Literal["none", "batch", "deviation"] = "none"
     """batch: advantages divided by the spread (95th - 5th percentile, at least 1) of the batch's returns.
@@ -26,13 +27,6 @@ class PolicyLossConfig:
     0.001), so that returns far below 1 are not drowned by the entropy."""
     stop_at_termination: bool = False
     """Leave imagined steps after a termination out of the loss; the paper keeps them."""
-
-    def __post_init__(self) -> None:
-        for name in ("gamma", "lambda_"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 to 1")
-        if not 0 <= self.entropy_weight < float("inf"):
-            raise ValueError(f"entropy_weight: got {self.entropy_weight}, expected >= 0")
 
 
 def lambda_returns(

@@ -1,11 +1,19 @@
 """The whole configuration of a run; a YAML file of configs/ holds one."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from iris_wm.agent import AgentConfig
 from iris_wm.collection import CollectionConfig
-from iris_wm.config import to_mapping
+from iris_wm.config import (
+    Config,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    to_mapping,
+)
 from iris_wm.dream.rollout import ImaginationConfig
 from iris_wm.envs import EnvConfig
 from iris_wm.policy.actor_critic import PolicyConfig
@@ -26,82 +34,56 @@ def _as(cls: type[_Base], config: _Base) -> _Base:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Config):
     """How long the run goes on and when it is saved; how a network is trained stands in its own section."""
 
-    num_epochs: int = 600
+    num_epochs: PositiveInt = 600
     """When the run is finished; a finished run goes on when it is raised."""
-    checkpoint_every_minutes: float = 5.0
+    checkpoint_every_minutes: PositiveFloat = 5.0
     """Longest time between two checkpoints."""
-    checkpoint_every_epochs: int = 10
+    checkpoint_every_epochs: PositiveInt = 10
     """Most epochs between two checkpoints."""
-    max_minutes: float = 0.0
+    max_minutes: NonNegativeFloat = 0.0
     """Save and stop, resumable, after so many minutes in this process; 0: no limit."""
 
-    def __post_init__(self) -> None:
-        for name in ("num_epochs", "checkpoint_every_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
-        if not 0 < self.checkpoint_every_minutes < float("inf"):
-            raise ValueError(f"checkpoint_every_minutes: got {self.checkpoint_every_minutes}, expected > 0")
-        if not 0 <= self.max_minutes < float("inf"):
-            raise ValueError(f"max_minutes: got {self.max_minutes}, expected >= 0")
-
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Config):
     """Playing the real game to measure the agent, not to learn."""
 
-    every_epochs: int = 5
+    every_epochs: NonNegativeInt = 5
     """0: never during training."""
-    num_episodes: int = 16
+    num_episodes: PositiveInt = 16
     """Whole games."""
-    num_envs: int = 8
+    num_envs: PositiveInt = 8
     """Played side by side."""
-    policy_temperature: float = 0.5
+    policy_temperature: NonNegativeFloat = 0.5
     """Of the draws of actions; 0 takes the most likely. The paper's."""
-    max_steps: int = 27000
+    max_steps: PositiveInt = 27000
     """Agent steps an episode may take (27,000 of 4 emulator frames are the 108,000 frames of the Atari protocol)."""
-
-    def __post_init__(self) -> None:
-        if self.every_epochs < 0:
-            raise ValueError(f"every_epochs: got {self.every_epochs}, expected 0 (never) or more")
-        for name in ("num_episodes", "num_envs", "max_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
-        if not 0 <= self.policy_temperature < float("inf"):
-            raise ValueError(f"policy_temperature: got {self.policy_temperature}, expected a number >= 0")
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
+class TrainerConfig(Config):
     """What Lightning's Trainer is told."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: a GPU where there is one."""
-    devices: int = 1
+    devices: PositiveInt = 1
     """More than one train together (DDP)."""
-    timeout_minutes: float = 5.0
+    timeout_minutes: PositiveFloat = 5.0
     """Longest wait of processes that train together for one another; then the run ends."""
     precision: Literal["32", "bf16"] = "32"
     """bf16: networks run under bfloat16 autocast, the quantizer's distances and all losses stay float32."""
-    num_threads: int = 0
+    num_threads: NonNegativeInt = 0
     """CPU threads of torch; 0 leaves torch's choice. Bit-exact resume needs the same number."""
-
-    def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise ValueError(f"devices: got {self.devices}, expected a positive integer")
-        if not 0 < self.timeout_minutes < float("inf"):
-            raise ValueError(f"timeout_minutes: got {self.timeout_minutes}, expected a number > 0")
-        if self.num_threads < 0:
-            raise ValueError(f"num_threads: got {self.num_threads}, expected 0 or more")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Config):
     """Everything that defines a run."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """All randomness of the run follows from it."""
     env: EnvConfig = field(default_factory=EnvConfig)
     tokenizer: TokenizerLearnerConfig = field(default_factory=TokenizerLearnerConfig)
@@ -114,8 +96,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed: got {self.seed}, expected 0 to {2**31 - 1}")
+        super().__post_init__()
         if self.env.resolution != self.tokenizer.autoencoder.resolution:
             raise ValueError(
                 f"env.resolution: got {self.env.resolution}, expected tokenizer.autoencoder.resolution "

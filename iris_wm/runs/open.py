@@ -13,7 +13,7 @@ import iris_wm
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.checkpoint.folder import Checkpoint, load_newest
 from iris_wm.checkpoint.run_folder import RUN_CONFIG_FILE, existing_run, refuse_foreign
-from iris_wm.config import build_config, read_yaml
+from iris_wm.config import build_config
 from iris_wm.data.segment import Segment
 from iris_wm.dream.env import DreamEnv, DreamVectorEnv
 from iris_wm.evaluation.evaluate import PlayedEpisodes
@@ -26,6 +26,7 @@ from iris_wm.evaluation.result import (
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, RunProgress
 from iris_wm.streams import stream_generator
+from iris_wm.strict_yaml import read_yaml
 
 
 @dataclass(frozen=True)

@@ -8,43 +8,41 @@ import torch.nn.functional as F
 from iris_kernels.reference.group_norm_silu import is_small_bfloat16
 from torch import Tensor, nn
 
+from iris_wm.config import Config, PositiveInt
+
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class AutoencoderConfig(Config):
     """Shape of the encoder and its mirror image, the decoder."""
 
-    resolution: int = 64
+    resolution: PositiveInt = 64
     """Height and width of a frame, pixels."""
-    channels: int = 64
+    channels: PositiveInt = 64
     """Feature maps at the first resolution."""
-    channel_multipliers: tuple[int, ...] = (1, 1, 1, 1, 1)
+    channel_multipliers: tuple[PositiveInt, ...] = (1, 1, 1, 1, 1)
     """Feature maps at each resolution, as multiples of channels; each resolution halves the one before."""
-    num_residual_blocks: int = 2
+    num_residual_blocks: PositiveInt = 2
     """Residual blocks a resolution in the encoder; the decoder has one more."""
     attention_resolutions: tuple[int, ...] = (8, 16)
     """Self-attention follows the residual blocks where the feature map has this height."""
-    latent_dim: int = 512
+    latent_dim: PositiveInt = 512
     """Feature maps between encoder and quantizer."""
-    patch_size: int = 1
+    patch_size: PositiveInt = 1
     """Pixels folded into channels before the first convolution; 1 is the paper's, 4 is light enough for a CPU."""
     has_local_encoder: bool = False
     """Each token sees its own square of the frame alone: the same pixels there always give the same token, which a
     world model learns from far fewer steps (as patches do in Dedieu et al., 2025). Not the paper's."""
 
     def __post_init__(self) -> None:
-        if not self.channel_multipliers or min(self.channel_multipliers) <= 0:
-            raise ValueError(
-                f"channel_multipliers: got {self.channel_multipliers}, expected positive integers, at least one"
-            )
+        super().__post_init__()
+        if not self.channel_multipliers:
+            raise ValueError("channel_multipliers: got none, expected at least one")
         smallest = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
-        if self.resolution <= 0 or self.patch_size <= 0 or self.resolution % smallest:
+        if self.resolution % smallest:
             raise ValueError(
-                f"resolution: got {self.resolution}, expected a positive multiple of {smallest} "
+                f"resolution: got {self.resolution}, expected a multiple of {smallest} "
                 f"(patch_size {self.patch_size} and {len(self.channel_multipliers)} resolutions)"
             )
-        for name in ("channels", "latent_dim", "num_residual_blocks"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
         for multiplier in self.channel_multipliers:
             width = self.channels * multiplier
             if width % num_groups(width):

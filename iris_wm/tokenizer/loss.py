@@ -8,20 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iris_wm.config import Config, NonNegativeFloat
 from iris_wm.tokenizer.tokenizer import TokenizerOutput
 
 
 @dataclass(frozen=True)
-class TokenizerLossConfig:
+class TokenizerLossConfig(Config):
     """Weights of the reconstruction terms, on frames in [-1, 1]."""
 
-    l1: float = 0.1
+    l1: NonNegativeFloat = 0.1
     """Mean absolute error; the paper's only pixel term (1.0)."""
-    l2: float = 1.0
+    l2: NonNegativeFloat = 1.0
     """Mean squared error."""
-    max_pixel: float = 0.01
+    max_pixel: NonNegativeFloat = 0.01
     """Mean over frames of the worst pixel's squared error: keeps small objects alive (delta-IRIS)."""
-    moving_pixels: float = 0.0
+    moving_pixels: NonNegativeFloat = 0.0
     """Mean squared error over pixels unlike the batch's median frame, on top: what moves in the game. Every frame
     counts the same: one where everything changes, a flash, does not drown the small objects of all others."""
     perceptual: Literal["none", "lpips"] = "none"
@@ -30,9 +31,7 @@ class TokenizerLossConfig:
     """File with LPIPS (VGG16) weights, safetensors or a state dict."""
 
     def __post_init__(self) -> None:
-        for name in ("l1", "l2", "max_pixel", "moving_pixels"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a number >= 0")
+        super().__post_init__()
         if self.perceptual == "lpips" and not Path(self.perceptual_weights).is_file():
             raise ValueError(
                 f'perceptual_weights: no file "{self.perceptual_weights}"; perceptual: lpips needs '

@@ -4,39 +4,37 @@ Nearest-code search is always float32: in bfloat16 nearly every token comes out 
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from iris_wm.config import Config, PositiveInt, Range
+
 
 @dataclass(frozen=True)
-class VectorQuantizerConfig:
+class VectorQuantizerConfig(Config):
     """A learned codebook (the paper's)."""
 
     kind: Literal["vq"] = field(default="vq", init=False)
-    codebook_size: int = 512
+    codebook_size: PositiveInt = 512
     """Codes, V."""
-    embedding_dim: int = 512
+    embedding_dim: PositiveInt = 512
     """Size of a code, E."""
-
-    def __post_init__(self) -> None:
-        for name in ("codebook_size", "embedding_dim"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
 
 
 @dataclass(frozen=True)
-class FiniteScalarQuantizerConfig:
+class FiniteScalarQuantizerConfig(Config):
     """Finite scalar quantization: no codebook to collapse; as many codes as the product of its levels."""
 
     kind: Literal["fsq"] = field(default="fsq", init=False)
-    levels: tuple[int, ...] = (8, 8, 8)
+    levels: tuple[Annotated[int, Range(3)], ...] = (8, 8, 8)
     """Levels of each latent dimension."""
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 3:
-            raise ValueError(f"levels: got {self.levels}, expected whole numbers from 3, at least one")
+        super().__post_init__()
+        if not self.levels:
+            raise ValueError("levels: got none, expected at least one")
 
 
 class Quantized(NamedTuple):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from iris_wm.config import Config
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
 from iris_wm.tokenizer.quantizer import (
     FiniteScalarQuantizer,
@@ -16,7 +17,7 @@ from iris_wm.tokenizer.quantizer import (
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(Config):
     """The discrete autoencoder."""
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)

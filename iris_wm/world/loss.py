@@ -6,21 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iris_wm.config import Config, PositiveFloat
 from iris_wm.world.network import WorldNetwork, WorldOutput
 
 IGNORED = -100
 
 
 @dataclass(frozen=True)
-class WorldLossConfig:
+class WorldLossConfig(Config):
     """All 1 and 0 in the paper."""
 
-    rare_event_weight: float = 1.0
+    rare_event_weight: PositiveFloat = 1.0
     """Weight of steps with a reward or a termination in those two losses; above 1 counters their rarity."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rare_event_weight < float("inf"):
-            raise ValueError(f"rare_event_weight: got {self.rare_event_weight}, expected a number > 0")
 
 
 def world_loss(

@@ -1,11 +1,12 @@
 """The world model: from past frames' tokens and actions to the next tokens, the reward and the termination."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from iris_wm.config import Config, PositiveInt, Range
 from iris_wm.spaces import ActionEmbedding, ActionSpace
 from iris_wm.world.token_layout import TokenLayout
 from iris_wm.world.transformer import AttentionPattern, Transformer
@@ -31,18 +32,18 @@ class ParallelPrediction:
 
 
 @dataclass(frozen=True)
-class WorldConfig:
+class WorldConfig(Config):
     """The transformer and how it predicts a frame."""
 
-    num_layers: int = 10
+    num_layers: PositiveInt = 10
     """Of the transformer."""
-    num_heads: int = 4
+    num_heads: PositiveInt = 4
     """Of attention."""
-    embed_dim: int = 256
+    embed_dim: PositiveInt = 256
     """Width of the hidden states, all heads together."""
-    context_steps: int = 20
+    context_steps: Annotated[int, Range(2)] = 20
     """Steps in the transformer's context."""
-    dropout: float = 0.1
+    dropout: Annotated[float, Range(0, 1, without=1)] = 0.1
     """On embeddings, attention and residual branches."""
     prediction: AutoregressivePrediction | ParallelPrediction = AutoregressivePrediction()
     """How the next frame's K tokens come: one after the other, or all at once."""
@@ -54,17 +55,11 @@ class WorldConfig:
     which a model of a small width learns in a fraction of the steps."""
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "num_heads", "embed_dim", "context_steps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive integer")
+        super().__post_init__()
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim: got {self.embed_dim}, expected a multiple of num_heads ({self.num_heads})"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
-        if self.context_steps < 2:
-            raise ValueError(f"context_steps: got {self.context_steps}, expected at least 2")
 
     @property
     def is_parallel(self) -> bool:

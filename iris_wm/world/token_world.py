@@ -5,12 +5,14 @@ that the host knows of a state is how many steps stand in each row's context, an
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import iris_kernels
 import numpy as np
 import torch
 from torch import Tensor
 
+from iris_wm.config import Config, NonNegativeFloat, NonNegativeInt, Range
 from iris_wm.data.segment import Segment
 from iris_wm.protocols import Outcome
 from iris_wm.spaces import ActionSpace
@@ -22,23 +24,15 @@ from iris_wm.world.transformer import DecodeWeights, decode, grouped, refresh_gr
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(Config):
     """How next frames are drawn from the world's distributions."""
 
-    temperature: float = 1.0
+    temperature: NonNegativeFloat = 1.0
     """0 takes the most likely token."""
-    top_k: int = 0
+    top_k: NonNegativeInt = 0
     """Only the k most likely tokens; 0 keeps all."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Range(0, 1, without=0)] = 1.0
     """Only the most likely tokens that make up this probability."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: got {self.temperature}, expected a number >= 0")
-        if self.top_k < 0:
-            raise ValueError(f"top_k: got {self.top_k}, expected 0 (all) or a positive integer")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: got {self.top_p}, expected 0 < top_p <= 1")
 
 
 @dataclass

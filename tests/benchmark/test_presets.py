@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from iris_wm.benchmark.presets import find_preset, planned_env_steps
-from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.runs.config import RunConfig
+from iris_wm.strict_yaml import read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -10,7 +10,8 @@ from projection import frames_a_segment, project
 from rows import SIZES, Bench, Sizes
 from run import main, measure
 
-from iris_wm.config import build_config, dump_yaml, parse_yaml
+from iris_wm.config import build_config, dump_yaml
+from iris_wm.strict_yaml import parse_yaml
 
 TINY = Sizes(
     frames=2, rollout_batches=(2,), horizon=2, update_batch=2, burn_in=2, context=3, rounds=2,

@@ -25,7 +25,7 @@ def test_every_key_is_shown(capsys: pytest.CaptureFixture[str], words: tuple[str
 
 def test_a_section_alone(capsys: pytest.CaptureFixture[str]):
     text = shown(capsys, "options", "world")
-    assert "--world.num_layers a whole number (default: 10)" in text
+    assert "--world.num_layers a whole number of at least 1 (default: 10)" in text
     assert "--policy" not in text
     assert shown(capsys, "options", "seed").startswith("the run: ")
 

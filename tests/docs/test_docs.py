@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from iris_wm import cli
-from iris_wm.config import apply_overrides, build_config, merge, read_yaml
+from iris_wm.config import apply_overrides, build_config, merge
+from iris_wm.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/atari100k/README.md"]

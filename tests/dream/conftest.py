@@ -9,11 +9,12 @@ import torch
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.checkpoint.folder import resume, save_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
-from iris_wm.config import build_config, dump_yaml, parse_yaml, to_mapping
+from iris_wm.config import build_config, dump_yaml, to_mapping
 from iris_wm.data.replay import Replay
 from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, RunProgress
+from iris_wm.strict_yaml import parse_yaml
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig

@@ -281,9 +281,9 @@ def test_bfloat16_weights_stay_close_to_float32(agent, start):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"horizon": 1}, "horizon: got 1, expected at least 2"),
-        ({"burn_in": -1}, "burn_in: got -1, expected at least 0"),
-        ({"temperature": -0.1}, "temperature: got -0.1, expected a number >= 0"),
+        ({"horizon": 1}, "horizon: got 1, expected a whole number of at least 2"),
+        ({"burn_in": -1}, "burn_in: got -1, expected a whole number of at least 0"),
+        ({"temperature": -0.1}, "temperature: got -0.1, expected a number of at least 0"),
     ],
 )
 def test_impossible_values_are_refused(values, message):

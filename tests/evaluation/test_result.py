@@ -62,16 +62,16 @@ def test_whole_numbers_may_stand_for_floats(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": "0"}, 'seed: expected a whole number, got "0"'),
-        ({"env_steps": True}, "env_steps: expected a whole number, got true"),
-        ({"commit": 3}, "commit: expected text, got 3"),
-        ({"curve": {}}, "curve: expected a list"),
+        ({"seed": "0"}, 'seed: got "0", expected a whole number'),
+        ({"env_steps": True}, "env_steps: got true, expected a whole number"),
+        ({"commit": 3}, "commit: got 3, expected text"),
+        ({"curve": {}}, "curve: got {}, expected a list"),
         ({"surprise": 1}, 'unknown key "surprise"'),
-        ({"evaluation": None}, "evaluation: expected a section"),
+        ({"evaluation": None}, "evaluation: got null, expected a section"),
         ({"format": 2}, "format: got 2, expected 1"),
         ({"human_normalized_score": 1.4}, "human_normalized_score: got 1.4, expected 1.5"),
         ({"human_normalized_score": None}, "human_normalized_score: got None, expected 1.5"),
-        ({"wall_seconds": -1.0}, "no negative number"),
+        ({"wall_seconds": -1.0}, "wall_seconds: got -1.0, expected a number of at least 0"),
         (
             {"curve": [{"env_steps": 1, "epoch": 0, "mean_return": "x", "returns": []}]},
             r"curve\[0\].mean_return",

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from iris_wm.acting import AtTemperature
-from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.envs.catch import CatchEnv
 from iris_wm.envs.config import EnvConfig
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import open_run
+from iris_wm.strict_yaml import read_yaml
 from iris_wm.training.train import fit
 
 ROOT = Path(__file__).parents[2]

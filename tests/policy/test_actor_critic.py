@@ -94,7 +94,7 @@ def test_number_of_features(resolution, expected):
 
 
 def test_impossible_sizes_are_refused():
-    with pytest.raises(ValueError, match="hidden_size: got 0, expected a positive integer"):
+    with pytest.raises(ValueError, match="hidden_size: got 0, expected a whole number of at least 1"):
         PolicyConfig(hidden_size=0)
-    with pytest.raises(ValueError, match="features: got 0, expected a positive integer"):
+    with pytest.raises(ValueError, match="features: got 0, expected a whole number of at least 1"):
         TokenInputs(0)

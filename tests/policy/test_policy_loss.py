@@ -173,10 +173,10 @@ def test_low_precision_outputs_are_compared_in_float32(rollout):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"gamma": 1.5}, "gamma: got 1.5, expected 0 to 1"),
-        ({"gamma": float("nan")}, "gamma: got nan, expected 0 to 1"),
-        ({"lambda_": -0.1}, "lambda_: got -0.1, expected 0 to 1"),
-        ({"entropy_weight": -1.0}, "entropy_weight: got -1.0, expected >= 0"),
+        ({"gamma": 1.5}, "gamma: got 1.5, expected a number from 0 to 1"),
+        ({"gamma": float("nan")}, "gamma: got nan, expected a number from 0 to 1"),
+        ({"lambda_": -0.1}, "lambda_: got -0.1, expected a number from 0 to 1"),
+        ({"entropy_weight": -1.0}, "entropy_weight: got -1.0, expected a number of at least 0"),
         ({"entropy_weight": float("inf")}, "entropy_weight: got inf"),
     ],
 )

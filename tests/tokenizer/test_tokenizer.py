@@ -118,10 +118,16 @@ def test_background(frames):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: VectorQuantizerConfig(0), "codebook_size: got 0, expected a positive integer"),
-        (lambda: VectorQuantizerConfig(4, -2), "embedding_dim: got -2, expected a positive integer"),
-        (lambda: FiniteScalarQuantizerConfig((8, 1)), r"levels: got \(8, 1\), expected whole numbers from 3"),
-        (lambda: FiniteScalarQuantizerConfig(()), r"levels: got \(\), .*at least one"),
+        (lambda: VectorQuantizerConfig(0), "codebook_size: got 0, expected a whole number of at least 1"),
+        (
+            lambda: VectorQuantizerConfig(4, -2),
+            "embedding_dim: got -2, expected a whole number of at least 1",
+        ),
+        (
+            lambda: FiniteScalarQuantizerConfig((8, 1)),
+            r"levels\[1\]: got 1, expected a whole number of at least 3",
+        ),
+        (lambda: FiniteScalarQuantizerConfig(()), r"levels: got none, expected at least one"),
     ],
 )
 def test_impossible_sizes_are_refused(build, message):

@@ -80,7 +80,7 @@ def test_perceptual_term_is_named(output, targets):
 @pytest.mark.parametrize("name", ["l1", "l2", "max_pixel", "moving_pixels"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_impossible_weights_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name}: got .*, expected a number >= 0"):
+    with pytest.raises(ValueError, match=f"{name}: got .*, expected a number of at least 0"):
         TokenizerLossConfig(**{name: value})
 
 

@@ -16,11 +16,12 @@ from iris_wm.checkpoint.errors import ForeignRun, NumericFailure, RunInUse, Stop
 from iris_wm.checkpoint.folder import load_checkpoint
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.checkpoint.verify import list_checkpoints, verify_checkpoint
-from iris_wm.config import apply_overrides, build_config, parse_yaml, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.policy.learner import PolicyLearner
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY
 from iris_wm.spaces import ActionSpace
+from iris_wm.strict_yaml import parse_yaml, read_yaml
 from iris_wm.tokenizer.learner import TokenizerLearner
 from iris_wm.training import module, saving
 from iris_wm.training.train import FitResult, check_machine, fit

@@ -194,10 +194,10 @@ def test_every_weight_learns(mode, segment):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_layers": 0}, "num_layers: got 0, expected a positive integer"),
+        ({"num_layers": 0}, "num_layers: got 0, expected a whole number of at least 1"),
         ({"num_heads": 3}, r"embed_dim: got 256, expected a multiple of num_heads \(3\)"),
-        ({"context_steps": 1}, "context_steps: got 1, expected at least 2"),
-        ({"dropout": 1.0}, "dropout: got 1.0, expected 0 <= dropout < 1"),
+        ({"context_steps": 1}, "context_steps: got 1, expected a whole number of at least 2"),
+        ({"dropout": 1.0}, "dropout: got 1.0, expected a number from 0 to below 1"),
         ({"dropout": float("nan")}, "dropout: got nan"),
     ],
 )

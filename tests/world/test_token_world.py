@@ -443,10 +443,10 @@ def test_max_past():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperature": -1.0}, "temperature: got -1.0, expected a number >= 0"),
+        ({"temperature": -1.0}, "temperature: got -1.0, expected a number of at least 0"),
         ({"temperature": float("nan")}, "temperature: got nan"),
-        ({"top_k": -1}, "top_k: got -1, expected 0"),
-        ({"top_p": 0.0}, "top_p: got 0.0, expected 0 < top_p <= 1"),
+        ({"top_k": -1}, "top_k: got -1, expected a whole number of at least 0"),
+        ({"top_p": 0.0}, "top_p: got 0.0, expected a number above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p: got 1.5"),
     ],
 )

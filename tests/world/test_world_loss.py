@@ -136,5 +136,5 @@ def test_low_precision_logits_are_compared_in_float32(batch, output):
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
 def test_impossible_weights_are_refused(value):
-    with pytest.raises(ValueError, match=r"rare_event_weight: got .*, expected a number > 0"):
+    with pytest.raises(ValueError, match=r"rare_event_weight: got .*, expected a number above 0"):
         WorldLossConfig(value)
