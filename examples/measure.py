@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from iris_wm.agent import Agent
 from iris_wm.config import build_config
 from iris_wm.data.segment import Segment
 from iris_wm.dream.env import DreamVectorEnv
-from iris_wm.envs import EnvConfig, make_env
+from iris_wm.envs import EnvConfig
+from iris_wm.evaluation.evaluate import evaluate
+from iris_wm.streams import Draw
 from iris_wm.strict_yaml import read_yaml
+from iris_wm.tokenizer.tokenizer import to_uint8
 
 Policy = Callable[[np.ndarray], np.ndarray]
 
@@ -57,30 +61,37 @@ def play_dreams(
     return totals.tolist()
 
 
-@torch.no_grad()
+class Seeing:
+    """An Actor by a policy that sees reconstructions, as in the dream."""
+
+    def __init__(self, agent: Agent, policy: Policy) -> None:
+        self.agent, self.policy, self.actions = agent, policy, agent.actions
+
+    def start(self, batch_size: int) -> None:
+        """It remembers nothing."""
+
+    def act(self, frames: Tensor, memory: None, draw: Draw) -> tuple[Tensor, None]:
+        """The policy's actions (B, 1) for frames (B, C, H, W) uint8."""
+        seen = to_uint8(self.agent.tokenizer.reconstruct(frames)).permute(0, 2, 3, 1)
+        return torch.from_numpy(self.policy(seen.numpy())).long()[:, None], None
+
+    def keep(self, memory: None, rows: Tensor, is_new: Tensor) -> None:
+        """Nothing to keep."""
+
+
 def play_real_game(
     agent: Agent, run: str | Path, policy: Policy, num_episodes: int, max_steps: int = 5000
 ) -> list[float]:
-    """Returns of whole real games, played side by side. The policy sees reconstructions, as in the dream."""
+    """Returns of whole real games, played side by side."""
     config = build_config(EnvConfig, read_yaml(Path(run) / "config.yaml")["env"])
-    envs = [make_env(config, is_test=True) for _ in range(num_episodes)]
-    observations = [env.reset(seed=10_000 + i)[0] for i, env in enumerate(envs)]
-    totals, playing = np.zeros(num_episodes), list(range(num_episodes))
-    for _ in range(max_steps):
-        frames = torch.from_numpy(np.stack([observations[i] for i in playing])).permute(0, 3, 1, 2)
-        seen = agent.tokenizer.reconstruct(frames).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-        still_playing = []
-        for i, action in zip(playing, policy(seen).tolist(), strict=True):
-            observations[i], reward, terminated, truncated, _ = envs[i].step(action)
-            totals[i] += float(reward)
-            if not (terminated or truncated):
-                still_playing.append(i)
-        playing = still_playing
-        if not playing:
-            break
-    for env in envs:
-        env.close()
-    return totals.tolist()
+    return evaluate(
+        Seeing(agent, policy),
+        config,
+        num_episodes=num_episodes,
+        seed=10_000,
+        num_envs=num_episodes,
+        max_steps=max_steps,
+    ).returns
 
 
 def describe(name: str, returns: list[float], of_what: str) -> str:

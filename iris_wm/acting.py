@@ -217,19 +217,16 @@ class Explorer:
         return Held(own, memory.actions[rows], memory.num_left[rows])
 
 
-def play_episode(
-    actor: Actor, env: SnapshotEnv, *, num_steps: int, seed: int, draw_seed: int | None = None
-) -> Episode:
+def play_episode(actor: Actor, env: SnapshotEnv, *, num_steps: int, seed: int) -> Episode:
     """Play one episode of at most num_steps steps from a fresh reset, and return it.
 
     Args:
         actor: who plays.
         env: a training or a test environment.
         num_steps: the episode is cut there, its last step then neither terminates nor truncates.
-        seed: of the game, and of the draws unless draw_seed is given.
-        draw_seed: of the actor's draws.
+        seed: of the game and of the actor's draws.
     """
-    players = Players([env], actor, lambda _: Game(seed, seed if draw_seed is None else draw_seed))
+    players = Players([env], actor, lambda _: Game(seed, seed))
     steps: list[Played] = []
     while len(steps) < num_steps and not (steps and steps[-1].is_last):
         steps += players.step()

@@ -11,17 +11,17 @@ Every variant changes one thing more than the one before. Reported of held-out f
 """
 
 import argparse
+import itertools
 import json
 import platform
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from iris_wm.acting import Explorer, Game, Players, RandomActor
 from iris_wm.config import apply_overrides, build_config
-from iris_wm.data.episode import to_frame
 from iris_wm.envs import make_env
 from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig
@@ -48,25 +48,22 @@ VARIANTS = {
 
 def play(config: RunConfig, num_steps: int) -> dict[str, Tensor]:
     """Random play, actions held for 1 to max_action_hold steps: frames, actions, rewards, ends."""
-    env, rng = make_env(config.env), np.random.default_rng(0)
-    columns: dict[str, list] = {"frames": [], "actions": [], "rewards": [], "ends": []}
-    observation, _ = env.reset(seed=0)
-    hold = 0
-    for _ in range(num_steps):
-        if hold == 0:
-            action = int(rng.integers(env.action_space.n))
-            hold = int(rng.integers(config.collection.max_action_hold)) + 1
-        hold -= 1
-        columns["frames"].append(to_frame(observation))
-        observation, reward, terminated, truncated, _ = env.step(action)
-        for name, value in (("actions", action), ("rewards", float(reward)), ("ends", terminated)):
-            columns[name].append(value)
-        if terminated or truncated:
-            observation, _ = env.reset()
+    env, numbers = make_env(config.env), itertools.count()
+    actor = Explorer(RandomActor(env.actions), 1.0, config.collection.max_action_hold)
+
+    def next_game(_: int) -> Game:
+        number = next(numbers)
+        return Game(None if number else 0, number)
+
+    players = Players([env], actor, next_game)
+    steps = [step for _ in range(num_steps) for step in players.step()]
     env.close()
-    frames = torch.stack(columns.pop("frames"))
-    columns["actions"] = [[action] for action in columns["actions"]]
-    return {"frames": frames} | {name: torch.tensor(values) for name, values in columns.items()}
+    return {
+        "frames": torch.stack([step.frame for step in steps]),
+        "actions": torch.stack([step.action for step in steps]),
+        "rewards": torch.tensor([step.reward for step in steps]),
+        "ends": torch.tensor([step.terminated for step in steps]),
+    }
 
 
 def train(network: torch.nn.Module, config: RunConfig, name: str, num_steps: int, loss) -> float:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from iris_wm.agent import Agent
-from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.data.batches import Batches
 from iris_wm.data.segment import Segment
 from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw
+from iris_wm.strict_yaml import read_yaml
 from iris_wm.training.schedule import iris_learners
 
 

@@ -9,9 +9,10 @@ import gymnasium
 import numpy as np
 
 from iris_wm.acting import RandomActor
-from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.runs.config import RunConfig
+from iris_wm.strict_yaml import read_yaml
 from iris_wm.training.train import fit
 
 

@@ -11,9 +11,10 @@ from torch.nn.functional import fold, unfold
 
 from iris_wm.acting import RandomActor, play_episode
 from iris_wm.agent import Agent
-from iris_wm.config import apply_overrides, build_config, read_yaml
+from iris_wm.config import apply_overrides, build_config
 from iris_wm.envs import make_env
 from iris_wm.runs.config import RunConfig
+from iris_wm.strict_yaml import read_yaml
 from iris_wm.training.schedule import iris_learners
 from iris_wm.training.train import fit
 

@@ -8,8 +8,7 @@ from rich.table import Table
 
 from iris_wm.benchmark.jobs import Job, Plan, State, inspect
 from iris_wm.benchmark.process import Outcome
-from iris_wm.benchmark.projection import Projection, env_steps_so_far
-from iris_wm.visualization.numbers import duration
+from iris_wm.benchmark.projection import env_steps_so_far
 
 _REFRESH_SECONDS = 2.0
 
@@ -87,26 +86,6 @@ def job_table(plan: Plan) -> Table:
     return table
 
 
-def summary(plan: Plan, projection: Projection) -> str:
-    """How many jobs are in which state, and the hours and disk of those left, in three lines."""
-    states = [inspect(job, plan).state for job in plan.jobs]
-    counts = ", ".join(f"{states.count(state)} {state.value}" for state in State if states.count(state))
-    lines = [f"{len(states)} jobs ({len(plan.games)} games x {len(plan.seeds)} seeds): {counts}"]
-    if projection.total_hours is None or projection.hours is None or projection.wall_hours is None:
-        lines.append(f"time: {projection.hours_source}")
-    else:
-        lines.append(
-            f"time: {projection.num_jobs} jobs left x {duration(3600 * projection.hours)} = "
-            f"{duration(3600 * projection.total_hours)} of jobs, {duration(3600 * projection.wall_hours)} with "
-            f"{projection.workers} at once ({projection.hours_source})"
-        )
-    lines.append(
-        f"disk: {projection.num_jobs} jobs left x {_gigabytes(projection.gigabytes)} = "
-        f"{_gigabytes(projection.total_gigabytes)} ({projection.gigabytes_source})"
-    )
-    return "\n".join(lines)
-
-
 def failures(outcomes: list[Outcome], plan: Plan) -> str:
     """The jobs that failed or were refused, each with its reason and log; empty if none."""
     failed = {outcome.job.name: outcome.reason for outcome in outcomes if not outcome.ok}
@@ -116,7 +95,3 @@ def failures(outcomes: list[Outcome], plan: Plan) -> str:
             failed[job.name] = f"refused: {status.reason}"
     logs = plan.output / "logs"
     return "\n".join(f"{name}: {reason}\n  log: {logs / name}.log" for name, reason in sorted(failed.items()))
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size:,.1f} GB" if size >= 1 else f"{size * 1000:,.0f} MB"

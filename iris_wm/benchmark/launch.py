@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from iris_wm.benchmark.job_view import ProgressView, failures, job_table, summary
+from iris_wm.benchmark.job_view import ProgressView, failures, job_table
 from iris_wm.benchmark.jobs import EVALUATE, FIT, Plan, State, inspect
 from iris_wm.benchmark.presets import find_preset, planned_env_steps
 from iris_wm.benchmark.process import Limits
-from iris_wm.benchmark.projection import project
+from iris_wm.benchmark.projection import summary
 from iris_wm.benchmark.runners import RUNNERS, run_local, run_ray, run_submitit
 from iris_wm.evaluation.protocol import EPISODES
 from iris_wm.evaluation.published import games as all_games
@@ -69,10 +69,9 @@ def atari100k(
     )
     plan.check_output()
     jobs = [job for job in plan.jobs if inspect(job, plan).state in (State.HALF_DONE, State.MISSING)]
-    projection = project(plan, workers, hours_per_job)
     if dry_run:
         console.print(job_table(plan))
-    console.print(summary(plan, projection), highlight=False)
+    console.print(summary(plan, workers, hours_per_job), highlight=False)
     if dry_run:
         return 0
     plan.claim_output()

@@ -1,11 +1,11 @@
 """Presets: which file a name means, and how many env steps a run with it takes."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iris_wm.strict_yaml import parse_yaml
+from iris_wm.config import apply_overrides, build_config
+from iris_wm.runs.config import RunConfig
+from iris_wm.strict_yaml import read_yaml
 
 
 def find_preset(name: str) -> tuple[str, Path]:
@@ -27,19 +27,12 @@ def find_preset(name: str) -> tuple[str, Path]:
 
 
 def planned_env_steps(config: Path, overrides: Sequence[str], game: str) -> int:
-    """Env steps that a whole run takes, by the config that `iris-wm fit` itself makes of its arguments.
+    """Env steps that a whole run takes, with the arguments that `iris-wm fit` is given.
 
-    Raises ValueError with its complaint where it refuses the config or the overrides.
+    Raises ValueError where it would refuse the config or the overrides.
     """
-    command = [sys.executable, "-m", "iris_wm", "fit", "--config", str(config), "--run", "unused"]
-    command += ["--env.id", game, *overrides, "--print-config"]
-    printed = subprocess.run(command, capture_output=True, text=True)
-    if printed.returncode:
-        lines = printed.stderr.strip().splitlines() or [f"exit code {printed.returncode}"]
-        raise ValueError(f"preset {config}: {lines[-1]}")
-    whole = parse_yaml(printed.stdout, str(config))
-    collection, training = whole["collection"], whole["training"]
-    epochs = min(collection["stop_after_epoch"], training["num_epochs"])
-    if not epochs:
-        return 0
-    return int(collection["first_epoch_env_steps"] + (epochs - 1) * collection["env_steps_per_epoch"])
+    mapping = apply_overrides(read_yaml(config), ["--env.id", game, *overrides])
+    try:
+        return build_config(RunConfig, mapping).total_env_steps
+    except ValueError as error:
+        raise ValueError(f"preset {config}: {error}") from None

@@ -2,66 +2,43 @@
 
 import math
 import statistics
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 
 from iris_wm.benchmark.jobs import Job, Plan, State, inspect
 from iris_wm.evaluation.published import published
 from iris_wm.evaluation.result import load_result
+from iris_wm.visualization.numbers import duration
 
 # Of a run of 100,000 frames with the paper's networks: two checkpoints of 16 M parameters with Adam's moments
 # (188 MB each) and the compressed replay (22 to 84 MB).
 _DISK_GB = 0.46
 
 
-@dataclass(frozen=True)
-class Projection:
-    """Hours and gigabytes of one job, and of the `num_jobs` not yet done, with where the figures are from.
-
-    hours is None where nothing is known; wall_hours counts `workers` jobs at once.
-    """
-
-    num_jobs: int
-    hours: float | None
-    hours_source: str
-    gigabytes: float
-    gigabytes_source: str
-    workers: int
-
-    @property
-    def total_hours(self) -> float | None:
-        """Job-hours of all jobs left."""
-        return None if self.hours is None else self.hours * self.num_jobs
-
-    @property
-    def wall_hours(self) -> float | None:
-        """Hours until all jobs left are done."""
-        return None if self.hours is None else self.hours * math.ceil(self.num_jobs / self.workers)
-
-    @property
-    def total_gigabytes(self) -> float:
-        """Disk that the jobs left will need."""
-        return self.gigabytes * self.num_jobs
-
-
-def project(plan: Plan, workers: int, hours_per_job: float | None = None) -> Projection:
-    """Project the jobs of `plan` that are neither done nor refused.
+def summary(plan: Plan, workers: int, hours_per_job: float | None = None) -> str:
+    """How many jobs are in which state, and the hours and disk of those left, in three lines.
 
     Hours come from `hours_per_job`, else from the median of the done runs, else, for the paper's preset, from
     the published time of IRIS.
     """
     states = {job: inspect(job, plan).state for job in plan.jobs}
+    counts = Counter(states.values())
     done = [job for job, state in states.items() if state is State.DONE]
-    left = sum(state in (State.HALF_DONE, State.MISSING) for state in states.values())
-    hours, hours_source = _hours(plan, done, hours_per_job)
+    left = counts[State.HALF_DONE] + counts[State.MISSING]
+    known = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
+    hours, hours_from = _hours(plan, done, hours_per_job)
+    size, size_from = _DISK_GB, "estimate: two checkpoints and the compressed replay"
     if done:
-        gigabytes, gigabytes_source = (
-            statistics.median(map(_gigabytes, done)),
-            f"median of {len(done)} done runs",
-        )
-    else:
-        gigabytes, gigabytes_source = _DISK_GB, "estimate: two checkpoints and the compressed replay"
-    return Projection(left, hours, hours_source, gigabytes, gigabytes_source, workers)
+        size, size_from = statistics.median(map(_gigabytes, done)), f"median of {len(done)} done runs"
+    time = hours_from
+    if hours is not None:
+        each, whole, wall = (duration(3600 * hours * count) for count in (1, left, math.ceil(left / workers)))
+        time = f"{left} jobs left x {each} = {whole} of jobs, {wall} with {workers} at once ({hours_from})"
+    return (
+        f"{len(states)} jobs ({len(plan.games)} games x {len(plan.seeds)} seeds): {known}\n"
+        f"time: {time}\n"
+        f"disk: {left} jobs left x {_in_words(size)} = {_in_words(size * left)} ({size_from})"
+    )
 
 
 def env_steps_so_far(run: Path) -> int:
@@ -94,3 +71,7 @@ def _hours(plan: Plan, done: list[Job], given: float | None) -> tuple[float | No
 
 def _gigabytes(job: Job) -> float:
     return sum(file.stat().st_size for file in job.run.rglob("*") if file.is_file()) / 1e9
+
+
+def _in_words(gigabytes: float) -> str:
+    return f"{gigabytes:,.1f} GB" if gigabytes >= 1 else f"{gigabytes * 1000:,.0f} MB"

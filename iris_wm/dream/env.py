@@ -18,6 +18,7 @@ from iris_wm.data.segment import Segment
 from iris_wm.dream.dream import Dream, dream_seed
 from iris_wm.protocols import Outcome
 from iris_wm.streams import stream_seed
+from iris_wm.strict_yaml import show
 from iris_wm.world.token_world import SamplingConfig, TokenState, TokenWorld
 
 _LARGEST_BATCH = 4096
@@ -127,7 +128,7 @@ class DreamVectorEnv(VectorEnv):
         """Begin all dreams, or those of options["reset_mask"]; options["first_frame"]: numbers, or frames."""
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer))):
             raise ValueError(
-                f"seed: got {_short(seed)}, expected one integer; it seeds all dreams of the batch"
+                f"seed: got {show(seed)}, expected one integer; it seeds all dreams of the batch"
             )
         super().reset(seed=None if seed is None else int(seed))
         options = options or {}
@@ -136,7 +137,7 @@ class DreamVectorEnv(VectorEnv):
         mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, dtype=bool)))
         if mask.dtype != bool or mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(
-                f'options["reset_mask"]: expected bool ({self.num_envs},) with a True, got {_short(mask)}'
+                f'options["reset_mask"]: expected bool ({self.num_envs},) with a True, got {show(mask)}'
             )
         if self._dream is None and not mask.all():
             raise ValueError('options["reset_mask"]: the first reset must begin all dreams')
@@ -154,7 +155,9 @@ class DreamVectorEnv(VectorEnv):
             raise ValueError("step: no dream is running; call reset first")
         if self._mode is AutoresetMode.DISABLED and self._has_ended.any():
             rows = np.flatnonzero(self._has_ended).tolist()
-            raise ValueError(f'step: dreams {rows} are over; reset them with options={{"reset_mask": ...}}')
+            raise ValueError(
+                f'step: dreams {rows} are over; call reset first, with options={{"reset_mask": ...}} for some of them'
+            )
         checked = self.actions.check(actions, "actions", (self.num_envs,))
         ignored = self._has_ended.copy()
         outcome = self._dream.step(checked)
@@ -220,7 +223,7 @@ class DreamVectorEnv(VectorEnv):
             is_valid = numbers.dtype.kind in "iu" and numbers.size in (1, len(rows))
             if not is_valid or numbers.min() < 0 or numbers.max() >= len(self.starts):
                 raise ValueError(
-                    f'options["first_frame"]: got {_short(option)}, expected a number of 0 to '
+                    f'options["first_frame"]: got {show(option)}, expected a number of 0 to '
                     f"{len(self.starts) - 1} or a uint8 frame (3, {self.size}, {self.size})"
                 )
             numbers = np.broadcast_to(numbers.reshape(-1), (len(rows),))
@@ -322,7 +325,6 @@ class DreamEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = self._dreams.single_observation_space
         self.action_space = self._dreams.single_action_space
-        self._is_over = True
 
     @property
     def temperature(self) -> float:
@@ -339,18 +341,14 @@ class DreamEnv(gymnasium.Env):
         """Begin a dream; the observation is the start's reconstruction."""
         super().reset(seed=seed)
         observations, infos = self._dreams.reset(seed=seed, options=options)
-        self._is_over = False
         return observations[0], _first_row(infos)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Dream what the action brings."""
-        if self._is_over:
-            raise ValueError("step: no dream is running; call reset first")
         checked = self._dreams.actions.check(action, "action")
         observations, rewards, terminations, truncations, infos = self._dreams.step(checked[None])
-        terminated, truncated = bool(terminations[0]), bool(truncations[0])
-        self._is_over = terminated or truncated
-        return observations[0], float(rewards[0]), terminated, truncated, _first_row(infos)
+        ends = bool(terminations[0]), bool(truncations[0])
+        return observations[0], float(rewards[0]), *ends, _first_row(infos)
 
     def render(self) -> Any:
         """The current frame, (H, W, C) uint8, in render mode rgb_array."""
@@ -364,13 +362,13 @@ def _first_row(infos: dict[str, Any]) -> dict[str, Any]:
 
 
 def _info(outcome: Outcome) -> dict[str, np.ndarray]:
-    names = {
-        "obs_tokens": "tokens",
-        "token_entropy": "token_entropy",
-        "reward_probabilities": "reward_probabilities",
+    told = {
+        "obs_tokens": outcome.measures["tokens"],
+        "token_entropy": outcome.measures["token_entropy"],
+        "reward_probabilities": outcome.measures["reward_probabilities"],
+        "termination_probability": outcome.termination_probability,
     }
-    infos = {name: outcome.measures[measure].cpu().numpy() for name, measure in names.items()}
-    return infos | {"termination_probability": outcome.termination_probability.cpu().numpy()}
+    return {name: value.cpu().numpy() for name, value in told.items()}
 
 
 def _objects(observations: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -383,8 +381,3 @@ def _objects(observations: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _describe(value: Tensor) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -82,6 +82,12 @@ class AtariGame(gymnasium.Env):
             len(self._emulator_actions), names=tuple(self._atari.get_action_meanings())
         )
         self.action_space = self.actions.numbers
+        self._own: Snapshot = {
+            "kind": "atari",
+            "game": self.game,
+            "resize": config.resize,
+            "resolution": size,
+        }
         self._frame_limit = config.max_emulator_frames_test if is_test else config.max_emulator_frames
         self._noop_max = min(config.noop_max, 1) if is_test else config.noop_max
         self._life_loss_ends = config.terminal_on_life_loss and not is_test
@@ -129,10 +135,7 @@ class AtariGame(gymnasium.Env):
             raise ValueError(f"{self._where}: snapshot: reset the environment first")
         return sealed(
             {
-                "kind": "atari",
-                "game": self.game,
-                "resize": self.config.resize,
-                "resolution": self.config.resolution,
+                **self._own,
                 "emulator": self._ale.cloneState(include_rng=True).serialize(),
                 "observation": self._observation.tobytes(),
                 "np_random": generator_to_text(self.np_random),
@@ -146,11 +149,7 @@ class AtariGame(gymnasium.Env):
 
     def restore(self, snapshot: Mapping[str, Any]) -> np.ndarray:
         """Puts a snapshot back; the observation is the stored one, for the emulator's screen is stale now."""
-        values = unseal(snapshot, _SNAPSHOT_FIELDS, self._where)
-        mine = {"kind": "atari", "game": self.game, "resize": self.config.resize}
-        for name, value in {**mine, "resolution": self.config.resolution}.items():
-            if values[name] != value:
-                raise ValueError(f"{self._where}: snapshot: {name}: expected {value!r}, got {values[name]!r}")
+        values = unseal(snapshot, _SNAPSHOT_FIELDS, self._own, self._where)
         shape = self.observation_space.shape
         assert shape is not None
         if len(values["observation"]) != int(np.prod(shape)):

@@ -63,6 +63,12 @@ class GenericEnv(gymnasium.Env):
         size = config.resolution
         self.observation_space = Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = self.actions.numbers
+        self._own: Snapshot = {
+            "kind": "generic",
+            "id": self.config.id,
+            "resize": config.resize,
+            "resolution": size,
+        }
         self._step_limit = config.max_emulator_frames_test if is_test else config.max_emulator_frames
         self._observation: np.ndarray | None = None
         self._seed = 0
@@ -96,10 +102,7 @@ class GenericEnv(gymnasium.Env):
             raise ValueError(f"{self._where}: snapshot: reset the environment first")
         return sealed(
             {
-                "kind": "generic",
-                "id": self.config.id,
-                "resolution": self.config.resolution,
-                "resize": self.config.resize,
+                **self._own,
                 "seed": self._seed,
                 "actions": json.dumps(self._taken),
                 "observation": self._observation.tobytes(),
@@ -114,11 +117,7 @@ class GenericEnv(gymnasium.Env):
         ValueError if the snapshot is damaged or foreign, or the environment does not repeat itself; the
         episode then running is lost in the last case only.
         """
-        values = unseal(snapshot, _SNAPSHOT_FIELDS, self._where)
-        mine = {"kind": "generic", "id": self.config.id, "resize": self.config.resize}
-        for name, value in {**mine, "resolution": self.config.resolution}.items():
-            if values[name] != value:
-                raise ValueError(f"{self._where}: snapshot: {name}: expected {value!r}, got {values[name]!r}")
+        values = unseal(snapshot, _SNAPSHOT_FIELDS, self._own, self._where)
         generator = generator_from_text(values["np_random"], self._where)
         actions = _parse_actions(values["actions"], self.actions, self._where)
         self._begin(check_seed(values["seed"], self._where))

@@ -64,8 +64,10 @@ def sealed(values: Snapshot) -> Snapshot:
     return {**values, "checksum": _checksum(values)}
 
 
-def unseal(snapshot: Mapping[str, Any], expected: Mapping[str, type], where: str) -> dict[str, Any]:
-    """The values of a snapshot, if it has just the expected names and types and its checksum holds."""
+def unseal(
+    snapshot: Mapping[str, Any], expected: Mapping[str, type], own: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """The values of a snapshot, if it has just the expected names and types, the own values, and its checksum holds."""
     if not isinstance(snapshot, Mapping):
         raise ValueError(f"{where}: snapshot: expected a mapping, got {type(snapshot).__name__}")
     if set(snapshot) != {*expected, "checksum"}:
@@ -80,6 +82,9 @@ def unseal(snapshot: Mapping[str, Any], expected: Mapping[str, type], where: str
             )
     if snapshot["checksum"] != _checksum(values):
         raise ValueError(f"{where}: snapshot: the checksum does not fit; it is damaged")
+    for name, value in own.items():
+        if values[name] != value:
+            raise ValueError(f"{where}: snapshot: {name}: expected {value!r}, got {values[name]!r}")
     return values
 
 

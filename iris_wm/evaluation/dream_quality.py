@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -81,28 +81,6 @@ class DreamQuality:
         Path(path).write_text(text + "\n", encoding="utf-8")
         return Path(path)
 
-    @staticmethod
-    def load(path: str | Path) -> "DreamQuality":
-        """Read what save wrote; ValueError for another file."""
-        try:
-            mapping = json.loads(Path(path).read_text(encoding="utf-8"))
-            if mapping.pop("format") != "iris_wm dream quality":
-                raise KeyError("format")
-            if mapping.pop("format_version") != FORMAT_VERSION:
-                raise KeyError("format_version")
-            mapping["curves"] = {name: Curve(**value) for name, value in mapping["curves"].items()}
-            mapping["events"] = {
-                event: {key: value and _event_from(value) for key, value in by_range.items()}
-                for event, by_range in mapping["events"].items()
-            }
-            return DreamQuality(**mapping)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: not a dream-quality file: {type(error).__name__} {error}") from None
-
-
-def _event_from(mapping: dict[str, Any]) -> EventQuality:
-    return EventQuality(**{**mapping, "bins": [tuple(each) for each in mapping["bins"]]})
-
 
 def collect_held_out(
     agent: Agent, env_config: EnvConfig, *, num_episodes: int = 16, max_steps: int = 500, seed: int = 0
@@ -124,8 +102,7 @@ def collect_held_out(
     return episodes
 
 
-@dataclass(frozen=True)
-class _Start:
+class _Start(NamedTuple):
     """Step of an episode where a dream begins."""
 
     episode: int
@@ -316,16 +293,16 @@ def _dream(
         note("termination_brier", (ending - ends[:, h - 1].numpy()) ** 2, has_outcome)
         dreamed.append(shown[:3])
         reconstructed.append(recon[:3])
-    pictures = []
-    for i in range(min(3, len(starts))):
-        length = min(horizon + 1, int(left[i]))
-        strips = {"real": real[i], "reconstructed": _row(reconstructed, i), "dreamed": _row(dreamed, i)}
-        pictures.append({key: value[:length] for key, value in strips.items()})
+    strips = {
+        "real": real[:3],
+        "reconstructed": torch.stack(reconstructed, dim=1),
+        "dreamed": torch.stack(dreamed, dim=1),
+    }
+    lengths = left[:3].clamp(max=horizon + 1).tolist()
+    pictures = [
+        {key: frames[i, :length] for key, frames in strips.items()} for i, length in enumerate(lengths)
+    ]
     return {name: np.stack(values, axis=1) for name, values in columns.items()}, pictures
-
-
-def _row(frames: list[Tensor], i: int) -> Tensor:
-    return torch.stack([each[i] for each in frames])
 
 
 def _psnr(error: Tensor) -> Tensor:

@@ -15,9 +15,6 @@ FINAL_EVALUATION: dict[str, object] = {
     "full_games": True,
 }
 
-# Settings that published methods choose differently and that the protocol leaves open, but records.
-RECORDED = ("resize", "noop_max", "life_loss_terminal")
-
 
 def refusal(result: RunResult) -> str | None:
     """Why a run may not stand in a table at all, or None: it learned from more than 100,000 agent steps."""

@@ -16,7 +16,6 @@ from iris_wm.data.episode import to_frame
 from iris_wm.data.segment import Segment
 from iris_wm.dream.dream import Dream, dream_seed
 from iris_wm.envs.snapshot import Snapshot, SnapshotEnv
-from iris_wm.play.dream import DreamFrame
 from iris_wm.streams import stream_generator, stream_seed
 from iris_wm.world.token_world import TokenState
 
@@ -24,6 +23,33 @@ _Memory: TypeAlias = Any
 """The policy's, as `Agent.start` gives it and `Agent.act` returns it."""
 _LONGEST_START = 80
 _LONGEST_HISTORY = 100
+
+
+@dataclass
+class DreamFrame:
+    """One dreamed frame, and what brought it.
+
+    frame: (C, H, W) uint8. tokens: (K,) int64. step: dreamed steps since the start, 0 for the first frame.
+    action: what was done to come here; None for the first frame. reward: what that brought.
+    termination_probability: in [0, 1]. is_over: the dream terminated here.
+    entropy: (K,) nats, how unsure the world model was of each token; zeros for the first frame.
+    real_frame: (C, H, W) uint8, the game after the same actions; None where no game runs beside the dream.
+    real_reward: what the game gave. is_real_over: the game ended here or before.
+    drift: mean absolute difference of frame and real_frame in [0, 1]; None without real_frame.
+    """
+
+    frame: Tensor
+    tokens: Tensor
+    step: int
+    action: int | None
+    reward: float
+    termination_probability: float
+    is_over: bool
+    entropy: Tensor
+    real_frame: Tensor | None = None
+    real_reward: float = 0.0
+    is_real_over: bool = False
+    drift: float | None = None
 
 
 @dataclass
@@ -46,7 +72,8 @@ class _Moment:
 
 
 class AgentDream:
-    """The dream of an agent (a `play.dream.Dream`), with the real game played by the same actions beside it.
+    """The dream of an agent, with the real game played by the same actions beside it. One person plays it at a time:
+    calls come one after the other, never at once. `temperature`, of the world's draws, may be set at any step.
 
     agent: in eval mode. env: the game; its observations must be as large as the tokenizer's frames.
     num_starts: real moments to start from: the agent plays the game for 1 to 80 steps up to each, seeded by

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from iris_wm.data.episode import Episode
-from iris_wm.play.dream import Dream, DreamFrame
+from iris_wm.play.agent_dream import AgentDream, DreamFrame
 from iris_wm.play.keyboard import Keyboard
 from iris_wm.streams import stream_seed
+from iris_wm.strict_yaml import show
 from iris_wm.visualization.tokens import code_colors
 from iris_wm.visualization.video import dream_frames, gif_bytes
 
@@ -27,7 +28,7 @@ class Game:
     `command` is cheap and called for every message; `tick` does the work of one frame and belongs in a thread.
     """
 
-    def __init__(self, dream: Dream, *, frames_per_second: float = 15.0, seed: int = 0) -> None:
+    def __init__(self, dream: AgentDream, *, frames_per_second: float = 15.0, seed: int = 0) -> None:
         self.dream = dream
         self.keyboard = Keyboard(dream.action_names)
         self.player = "you"
@@ -94,7 +95,7 @@ class Game:
         kind = message.get("type") if isinstance(message, dict) else None
         handler = self._HANDLERS.get(kind) if isinstance(kind, str) else None
         if handler is None:
-            raise ValueError(f"type: expected one of {', '.join(self._HANDLERS)}, got {_show(kind)}")
+            raise ValueError(f"type: expected one of {', '.join(self._HANDLERS)}, got {show(kind)}")
         handler(self, message)
 
     def tick(self) -> DreamFrame | None:
@@ -223,12 +224,12 @@ class Game:
 
     def _on_player(self, message: dict[str, Any]) -> None:
         if message.get("player") not in ("you", "agent"):
-            raise ValueError(f"player: expected you or agent, got {_show(message.get('player'))}")
+            raise ValueError(f"player: expected you or agent, got {show(message.get('player'))}")
         self.player = message["player"]
 
     def _on_pause(self, message: dict[str, Any]) -> None:
         if not isinstance(message.get("paused"), bool):
-            raise ValueError(f"paused: expected true or false, got {_show(message.get('paused'))}")
+            raise ValueError(f"paused: expected true or false, got {show(message.get('paused'))}")
         self.is_paused = message["paused"]
 
     def _on_step(self, message: dict[str, Any]) -> None:
@@ -252,7 +253,7 @@ class Game:
 
     def _on_record(self, message: dict[str, Any]) -> None:
         if not isinstance(message.get("on"), bool):
-            raise ValueError(f"on: expected true or false, got {_show(message.get('on'))}")
+            raise ValueError(f"on: expected true or false, got {show(message.get('on'))}")
         if message["on"]:
             self.recording = [] if self._shown is None else [self._shown]
         elif self.recording is not None:
@@ -278,15 +279,9 @@ def _number(message: dict[str, Any], key: str, low: float, high: float, *, whole
     # Written so that NaN, which compares as False, is refused; bool is an int to isinstance.
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
         raise ValueError(
-            f"{key}: expected a {'whole ' if whole else ''}number of {low} to {high}, got {_show(value)}"
+            f"{key}: expected a {'whole ' if whole else ''}number of {low} to {high}, got {show(value)}"
         )
     return value
-
-
-def _show(value: Any) -> str:
-    """A value of the page in one short line."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _rgb(frame: torch.Tensor) -> bytes:

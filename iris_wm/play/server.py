@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
 
-from iris_wm.play.dream import Dream
+from iris_wm.play.agent_dream import AgentDream
 from iris_wm.play.game import Game
 from iris_wm.play.guard import LOCAL_HOSTS, App, Guard, RateLimit, cookie_name
 
@@ -177,7 +177,7 @@ def create_app(
 
 
 def serve(
-    dream: Dream,
+    dream: AgentDream,
     *,
     host: str = "127.0.0.1",
     port: int = 8765,

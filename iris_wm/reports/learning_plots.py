@@ -5,13 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from iris_wm.evaluation.published import published
 from iris_wm.reports.aggregates import Aggregates, Estimate, SampleEfficiency, curve_of
 from iris_wm.reports.comparison import Comparison
-from iris_wm.reports.score_plots import looks
+from iris_wm.reports.score_plots import draw_legend, looks
 from iris_wm.visualization.numbers import short
 from iris_wm.visualization.plot_style import SOFT, grid_of_axes, new_figure, styled
 
@@ -58,7 +57,7 @@ def plot_game_curves(comparison: Comparison) -> Figure | None:
         ax.yaxis.set_major_formatter(FuncFormatter(short))
         ax.locator_params(nbins=4)
         ax.tick_params(labelsize=8, length=2)
-    _legend(figure, comparison)
+    draw_legend(figure, comparison, comparison.own, lines=True)
     figure.supxlabel("env steps", color=SOFT)
     figure.supylabel("mean return", color=SOFT)
     return figure
@@ -109,13 +108,5 @@ def plot_sample_efficiency(
         ax.set(title=title, xlabel="env steps")
         ax.xaxis.set_major_formatter(FuncFormatter(short))
     figure.axes[0].set_ylabel("human-normalised score")
-    _legend(figure, comparison)
+    draw_legend(figure, comparison, comparison.own, lines=True)
     return figure
-
-
-def _legend(figure: Figure, comparison: Comparison) -> None:
-    look = looks(comparison.methods)
-    lines = [
-        Line2D([], [], color=look[own.name].color, linewidth=2.5, label=own.name) for own in comparison.own
-    ]
-    figure.legend(handles=lines, loc="outside upper left", ncols=6)

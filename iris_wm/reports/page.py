@@ -1,6 +1,7 @@
 """One self-contained HTML page: its pictures are inside it, nothing is fetched, no script runs, all text is escaped."""
 
 import base64
+import mimetypes
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +13,7 @@ import jinja2
 from iris_wm.reports.table import Table
 from iris_wm.visualization.numbers import duration
 
-_MEDIA_TYPES = {
-    ".png": "image/png",
-    ".gif": "image/gif",
-    ".jpg": "image/jpeg",
-    ".webp": "image/webp",
-    ".svg": "image/svg+xml",
-}
+_PICTURES = (".png", ".gif", ".svg")
 
 
 @dataclass(frozen=True)
@@ -60,16 +55,15 @@ def render_page(
 
 
 def _data_uri(picture: Path) -> str:
-    media_type = _MEDIA_TYPES.get(picture.suffix.lower())
-    if media_type is None:
+    if picture.suffix.lower() not in _PICTURES:
         raise ValueError(
-            f"pictures: {picture}: got {picture.suffix or 'no ending'}, expected one of {', '.join(_MEDIA_TYPES)}"
+            f"pictures: {picture}: got {picture.suffix or 'no ending'}, expected one of {', '.join(_PICTURES)}"
         )
     try:
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
     except OSError as error:
         raise ValueError(f"pictures: cannot read {picture}: {error.__class__.__name__}") from None
-    return f"data:{media_type};base64,{data}"
+    return f"data:{mimetypes.guess_type(picture)[0]};base64,{data}"
 
 
 def _split_spread(cell: str) -> tuple[str, str]:

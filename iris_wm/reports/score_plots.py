@@ -130,7 +130,7 @@ def plot_games(comparison: Comparison) -> Figure:
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("human-normalised score (linear up to 1, then logarithmic)")
-    _legend(figure, comparison)
+    draw_legend(figure, comparison)
     return figure
 
 
@@ -171,7 +171,7 @@ def plot_profiles(comparison: Comparison) -> Figure:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     ax.set_xlabel("human-normalised score")
     ax.set_ylabel("runs above it")
-    _legend(figure, comparison, [method for method in comparison.methods if method.per_run], lines=True)
+    draw_legend(figure, comparison, [method for method in comparison.methods if method.per_run], lines=True)
     return figure
 
 
@@ -251,9 +251,10 @@ def _name_points(ax: Axes, points: list[tuple[float, float, Method]]) -> None:
         )
 
 
-def _legend(
+def draw_legend(
     figure: Figure, comparison: Comparison, methods: list[Method] | None = None, lines: bool = False
 ) -> None:
+    """Names of all methods, or some, above the panels: by lines where they are drawn so, else by bars and markers."""
     look = looks(comparison.methods)
     methods = comparison.methods if methods is None else methods
     handles = [

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import hsv_to_rgb
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -19,16 +20,17 @@ _OPACITY = 0.45
 def code_colors(codebook_size: int) -> NDArray[np.uint8]:
     """A colour for every code, (V, 3) uint8: the same code has the same colour for every codebook size.
 
-    Hues follow the golden ratio and lightness a second irrational step in OKLCH, so codes with near indices
-    look different and all are equally readable.
+    Hue, saturation and brightness each take irrational steps, so codes with near indices look different.
     """
     if codebook_size < 1:
         raise ValueError(f"codebook_size: expected at least 1, got {codebook_size}")
-    code = np.arange(codebook_size)
-    hue = 2 * np.pi * ((code * 0.618033988749895) % 1)
-    lightness = 0.58 + 0.27 * ((code * 0.754877666246693) % 1)
-    chroma = 0.085 + 0.045 * ((code * 0.569840290998053) % 1)
-    return _oklch_to_rgb(lightness, chroma, hue)
+    hue, saturation, brightness = (
+        low + share * ((np.arange(codebook_size) * step) % 1)
+        for low, share, step in (
+            (0, 1, 0.618033988749895), (0.45, 0.3, 0.569840290998053), (0.6, 0.35, 0.754877666246693)
+        )
+    )  # fmt: skip
+    return _bytes(hsv_to_rgb(np.stack([hue, saturation, brightness], axis=-1)))
 
 
 def token_overlay(frame: Tensor, tokens: Tensor, codebook_size: int, *, scale: int = 4) -> Image.Image:
@@ -193,7 +195,7 @@ def _heat_overlay(base: Image.Image, values: NDArray[np.floating]) -> Image.Imag
 
 def _heat(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Numbers in [0, 1] as colours of a perceptually even map, with three channels last."""
-    return (matplotlib.colormaps["inferno"](values)[..., :3] * 255).round().astype(np.uint8)
+    return _bytes(matplotlib.colormaps["inferno"](values)[..., :3])
 
 
 def _perplexity(counts: NDArray[np.floating]) -> float:
@@ -204,21 +206,5 @@ def _perplexity(counts: NDArray[np.floating]) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def _oklch_to_rgb(
-    lightness: NDArray[np.floating], chroma: NDArray[np.floating], hue: NDArray[np.floating]
-) -> NDArray[np.uint8]:
-    """OKLCH to sRGB (Ottosson, 2020, "A perceptual color space for image processing"), clipped."""
-    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    linear = np.stack(
-        [
-            4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-            -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-            -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
-        ],
-        axis=-1,
-    ).clip(0, 1)
-    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return (curved * 255).round().astype(np.uint8)
+def _bytes(colors: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return (colors * 255).round().astype(np.uint8)

@@ -31,5 +31,5 @@ def test_env_steps_are_the_ones_that_fit_will_take():
 
 
 def test_a_config_that_fit_refuses_is_refused_before_any_job():
-    with pytest.raises(ValueError, match=r"debug.yaml: iris-wm fit: unknown key .collection.colour"):
+    with pytest.raises(ValueError, match=r"debug.yaml: unknown key .collection.colour"):
         planned_env_steps(CONFIGS / "debug.yaml", ["--collection.colour", "2"], "Pong")

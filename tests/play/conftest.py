@@ -16,7 +16,7 @@ import uvicorn
 from iris_wm.envs.config import EnvConfig
 from iris_wm.envs.make import make_env
 from iris_wm.envs.snapshot import SnapshotEnv
-from iris_wm.play.dream import DreamFrame
+from iris_wm.play.agent_dream import DreamFrame
 from iris_wm.play.game import Game
 from iris_wm.play.server import MAX_MESSAGE_BYTES, create_app
 
@@ -24,7 +24,7 @@ TOKEN = "a-token-for-tests-only"
 
 
 class GameAsDream:
-    """A `Dream` whose world model is the real game; tokens are the mean brightness of 16 patches.
+    """An `AgentDream` whose world model is the real game; tokens are the mean brightness of 16 patches.
 
     Temperature adds noise of that share to the frame, so that it can be seen to act. The real game is the
     same one without noise. Every snapshot is kept, so steps back are exact. It ends at `last_step`, and every step

@@ -254,7 +254,7 @@ def test_a_message_of_100_mb_closes_the_tab_and_leaves_the_server(served, kind):
         ("", "type: expected"),
         ("{", "Expecting property name"),
         ("[" * 4000, "recursion"),
-        ('{"type": "load", "path": "/etc/passwd"}', "got 'load'"),
+        ('{"type": "load", "path": "/etc/passwd"}', 'got "load"'),
         ('{"type": "restart", "start": 1e3}', "start: expected a whole number"),
         ('{"type": "speed", "value": NaN}', "got nan"),
         (b"\x00\xff", "type: expected"),
