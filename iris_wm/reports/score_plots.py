@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from iris_wm.evaluation import scores
+from iris_wm.evaluation.scores import human_normalized_score
 from iris_wm.reports.aggregates import Aggregates, Estimate
 from iris_wm.reports.comparison import Comparison, Method
 from iris_wm.visualization.plot_style import SOFT, TEXT, grid_of_axes, new_figure, styled
@@ -79,52 +80,33 @@ def plot_games(comparison: Comparison) -> Figure:
     """A row a game, best first: a bar and a dot a seed for each own method, a marker for each published one."""
     look = looks(comparison.methods)
     own = comparison.own
-    means = {
-        method.name: {
-            game: float(scores.human_normalized_score(game, method.scores[game]).mean())
-            for game in comparison.games
-        }
+    runs = {
+        method.name: {game: human_normalized_score(game, method.scores[game]) for game in comparison.games}
         for method in comparison.methods
     }
-    games = sorted(comparison.games, key=lambda game: means[own[0].name][game])
+    games = sorted(comparison.games, key=lambda game: float(runs[own[0].name][game].mean()))
     figure = new_figure(11, 1.8 + max(0.3, 0.2 * len(own) + 0.12) * len(games))
     ax = grid_of_axes(figure, 1, 1)[0]
     height = 0.72 / len(own)
     for y, game in enumerate(games):
         for method in comparison.methods:
-            style = look[method.name]
-            if not method.is_own:
-                ax.plot(means[method.name][game], y, style.marker, color=style.color, markersize=5.5, alpha=0.85,
+            color, values = look[method.name].color, runs[method.name][game]
+            if method.is_own:
+                at = y + (own.index(method) - (len(own) - 1) / 2) * -height
+                ax.barh(at, values.mean(), height=height * 0.9, color=color, alpha=0.5, linewidth=0)
+                ax.plot(values, np.full(len(values), at), "|", color=color, markersize=9, markeredgewidth=1.4,
+                        zorder=5)  # fmt: skip
+            else:
+                ax.plot(values.mean(), y, look[method.name].marker, color=color, markersize=5.5, alpha=0.85,
                         markeredgecolor="white", markeredgewidth=0.5, zorder=4)  # fmt: skip
-                continue
-            at = y + (own.index(method) - (len(own) - 1) / 2) * -height
-            ax.barh(
-                at, means[method.name][game], height=height * 0.9, color=style.color, alpha=0.5, linewidth=0
-            )
-            runs = scores.human_normalized_score(game, method.scores[game])
-            ax.plot(
-                runs,
-                np.full(len(runs), at),
-                "|",
-                color=style.color,
-                markersize=9,
-                markeredgewidth=1.4,
-                zorder=5,
-            )
     ax.set_xscale("symlog", linthresh=1.0, linscale=1.6)
     ax.set_xticks([-1, -0.5, 0, 0.25, 0.5, 0.75, 1, 2, 4, 8, 16])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.axvline(0.0, color=SOFT, linewidth=0.9)
     ax.axvline(1.0, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
-    values = [value for by_game in means.values() for value in by_game.values()]
-    own_runs = [
-        float(v)
-        for method in own
-        for game in games
-        for v in scores.human_normalized_score(game, method.scores[game])
-    ]
-    ax.set_xlim(min(0.0, *values, *own_runs) * 1.1 - 0.06, max(1.0, *values, *own_runs) * 1.2)
+    every = np.concatenate([values for by_game in runs.values() for values in by_game.values()])
+    ax.set_xlim(min(0.0, every.min()) * 1.1 - 0.06, max(1.0, every.max()) * 1.2)
     ax.set_yticks(range(len(games)), games, color=TEXT)
     ax.set_ylim(-0.7, len(games) - 0.3)
     ax.grid(axis="y", visible=False)

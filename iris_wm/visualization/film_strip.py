@@ -57,11 +57,7 @@ def film_strip(
     height, width = next(iter(sizes.values()))
     cell_width, cell_height = width * scale, height * scale
     gap, margin, split = 4, 14, 12
-    label_font, step_font, title_font = (
-        drawing.font(14, bold=True),
-        drawing.font(12),
-        drawing.font(17, bold=True),
-    )
+    label_font, step_font = drawing.font(14, bold=True), drawing.font(12)
     label_width = max(drawing.text_width(label, label_font) for label in arrays) + 26
     boundary = None
     if dream_starts_at is not None:
@@ -69,18 +65,14 @@ def film_strip(
     top = margin + (30 if title else 0) + (18 if boundary is not None else 0) + 20
 
     def left(i: int) -> int:
-        return (
-            margin
-            + label_width
-            + i * (cell_width + gap)
-            + (split if boundary is not None and i >= boundary else 0)
-        )
+        shift = split if boundary is not None and i >= boundary else 0
+        return margin + label_width + i * (cell_width + gap) + shift
 
     image, pen = drawing.new_canvas(
         left(len(columns)) - gap + margin, top + len(arrays) * (cell_height + gap) - gap + margin
     )
     if title:
-        pen.text((margin, margin), title, font=title_font, fill=drawing.TEXT, anchor="lt")
+        pen.text((margin, margin), title, font=drawing.font(17, bold=True), fill=drawing.TEXT, anchor="lt")
     for i, column in enumerate(columns):
         center = left(i) + cell_width // 2
         pen.text((center, top - 6), str(column), font=step_font, fill=drawing.MUTED, anchor="ms")

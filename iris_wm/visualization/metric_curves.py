@@ -69,12 +69,8 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
                 f"metrics: {path}: line {rows.line_num}: expected {','.join(COLUMNS)}, got {','.join(row)!r}"
             ) from None
     return {
-        name: Curve(
-            np.array([env_steps for env_steps, _, _ in rows_of_name], dtype=np.int64),
-            np.array([epoch for _, epoch, _ in rows_of_name], dtype=np.int64),
-            np.array([value for _, _, value in rows_of_name], dtype=np.float64),
-        )
-        for name, rows_of_name in points.items()
+        name: Curve(*(np.array(column) for column in zip(*points_of_name, strict=True)))
+        for name, points_of_name in points.items()
     }
 
 

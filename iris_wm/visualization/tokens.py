@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from iris_wm.visualization import drawing
@@ -136,15 +136,7 @@ def entropy_map(frame: Tensor, entropy: Tensor, *, max_entropy: float, scale: in
     if side >= 30:
         for (row, column), value in np.ndenumerate(_square(values)):
             center = (left + column * side + side // 2, top + row * side + side // 2)
-            pen.text(
-                center,
-                f"{value:.2f}",
-                font=drawing.font(13, mono=True),
-                fill=(255, 255, 255),
-                anchor="mm",
-                stroke_width=2,
-                stroke_fill=(0, 0, 0),
-            )
+            _write(pen, center, f"{value:.2f}", drawing.font(13, mono=True))
     _color_bar(image, left + base.width + gap, top, bar, base.height, max_entropy)
     return image
 
@@ -167,15 +159,14 @@ def _write_codes(image: Image.Image, codes: NDArray[np.int64]) -> None:
     pen = ImageDraw.Draw(image)
     for (row, column), code in np.ndenumerate(codes):
         center = ((column + 0.5) * width, (row + 0.5) * height)
-        pen.text(
-            center,
-            str(code),
-            font=drawing.font(size, mono=True, bold=True),
-            fill=(255, 255, 255),
-            anchor="mm",
-            stroke_width=2,
-            stroke_fill=(24, 26, 32),
-        )
+        _write(pen, center, str(code), drawing.font(size, mono=True, bold=True))
+
+
+def _write(
+    pen: ImageDraw.ImageDraw, center: tuple[float, float], text: str, font: ImageFont.FreeTypeFont
+) -> None:
+    """White with a dark edge, to be read on any colour."""
+    pen.text(center, text, (255, 255, 255), font, "mm", stroke_width=2, stroke_fill=(12, 13, 16))
 
 
 def _color_bar(image: Image.Image, x: int, y: int, width: int, height: int, highest: float) -> None:

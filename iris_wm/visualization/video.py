@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from iris_wm.data.episode import Episode
@@ -111,54 +111,44 @@ class _Panel:
         is_real = self.burn_in is None or step < self.burn_in
         color = drawing.REAL if is_real else drawing.DREAM
         bold, plain = drawing.font(13, bold=True), drawing.font(13)
+
+        def left(line: int, text: str, font: ImageFont.FreeTypeFont, fill: drawing.Color) -> None:
+            pen.text((x, line), text, font=font, fill=fill, anchor="lt")
+
+        def right(line: int, text: str, font: ImageFont.FreeTypeFont, fill: drawing.Color) -> None:
+            pen.text((x + width, line), text, font=font, fill=fill, anchor="rt")
+
         heading = self.name
         if self.burn_in is not None:
             heading = "real context" if is_real else "dream"
-        pen.text((x, y + 2), heading, font=bold, fill=drawing.MUTED if over else color, anchor="lt")
-        pen.text((x + width, y + 2), f"step {shown}", font=plain, fill=drawing.MUTED, anchor="rt")
+        left(y + 2, heading, bold, drawing.MUTED if over else color)
+        right(y + 2, f"step {shown}", plain, drawing.MUTED)
 
         frame = drawing.upscale(self.frames[shown], scale)
         if over:
             frame = Image.blend(frame, Image.new("RGB", frame.size, drawing.PANEL), 0.7)
-        left, top = x + (width - frame.width) // 2, y + 22 + _BORDER
-        box = (
-            left - _BORDER,
-            top - _BORDER,
-            left + frame.width + _BORDER - 1,
-            top + frame.height + _BORDER - 1,
-        )
-        pen.rectangle(box, fill=drawing.PANEL if over else color)
-        image.paste(frame, (left, top))
+        bordered = ImageOps.expand(frame, _BORDER, drawing.PANEL if over else color)
+        image.paste(bordered, (x + (width - bordered.width) // 2, y + 22))
 
-        line = top + frame.height + _BORDER + 8
+        line = y + 22 + bordered.height + 8
         if over:
-            pen.text((x, line), "episode over", font=bold, fill=drawing.MUTED, anchor="lt")
+            left(line, "episode over", bold, drawing.MUTED)
         else:
-            action = drawing.fit_text(self.actions[step], bold, width - 70)
-            pen.text((x, line), action, font=bold, fill=drawing.TEXT, anchor="lt")
-            if self.rewards[step]:
-                pen.text(
-                    (x + width, line),
-                    f"{self.rewards[step]:+g}",
-                    font=bold,
-                    fill=drawing.REWARD if self.rewards[step] > 0 else drawing.DANGER,
-                    anchor="rt",
-                )
-        pen.text(
-            (x, line + 20), f"return {self.returns[shown]:g}", font=plain, fill=drawing.MUTED, anchor="lt"
-        )
+            left(line, drawing.fit_text(self.actions[step], bold, width - 70), bold, drawing.TEXT)
+            if reward := self.rewards[step]:
+                right(line, f"{reward:+g}", bold, drawing.REWARD if reward > 0 else drawing.DANGER)
+        left(line + 20, f"return {self.returns[shown]:g}", plain, drawing.MUTED)
         if self.terminations[shown] and shown <= step:
-            pen.text((x + width, line + 20), "terminated", font=bold, fill=drawing.DANGER, anchor="rt")
+            right(line + 20, "terminated", bold, drawing.DANGER)
         if self.probabilities is not None:
             probability = min(max(self.probabilities[shown], 0.0), 1.0)
-            pen.text((x, line + 40), "ends", font=plain, fill=drawing.MUTED, anchor="lt")
+            left(line + 40, "ends", plain, drawing.MUTED)
             start, stop = x + 38, x + width - 44
             pen.rectangle((start, line + 43, stop, line + 50), fill=drawing.PANEL)
             if probability > 0.005:
                 end = start + max(1, round((stop - start) * probability))
                 pen.rectangle((start, line + 43, end, line + 50), fill=drawing.DANGER)
-            percent = f"{100 * probability:.0f}%"
-            pen.text((x + width, line + 40), percent, font=plain, fill=drawing.MUTED, anchor="rt")
+            right(line + 40, f"{100 * probability:.0f}%", plain, drawing.MUTED)
 
 
 def gif_bytes(images: Sequence[Image.Image], *, frames_per_second: float = 15.0, loop: bool = True) -> bytes:
