@@ -60,7 +60,7 @@ gpu: .venv/installed-test
 	$(BIN)/python benchmarks/gpu/run.py --minutes 9 --output runs/gpu $(RESUME)
 
 bench-kernels: .venv/installed
-	for kernel in attention decode_chain head_sample group_norm_silu; do \
+	for kernel in attention decode_layers head_sample group_norm_silu; do \
 	  $(BIN)/python kernels/benchmarks/$$kernel.py || exit 1; done
 
 notebooks: .venv/installed-test

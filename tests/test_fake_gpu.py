@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from iris_kernels.ops import attention, decode_chain, group_norm_silu, head_sample
+from iris_kernels.ops import attention, decode_layers, group_norm_silu, head_sample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     FakeTensorDeviceMismatchError,
@@ -131,8 +131,8 @@ def fake_gpu() -> Iterator[None]:
 def references(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU without Triton; otherwise the fakes of the ops stand for the kernels."""
     monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
-    for op in (attention, decode_chain, group_norm_silu, head_sample):
-        monkeypatch.setattr(op, "runs_eagerly", lambda tensor: True)
+    for op in (attention, decode_layers, group_norm_silu, head_sample):
+        monkeypatch.setattr(op, "runs_directly", lambda *_, **__: True)
 
 
 def shortened(config: RunConfig) -> RunConfig:

@@ -12,7 +12,7 @@ from timing import Case, Shape, least_us, microseconds, model_us
 from iris_wm.runs.config import RunConfig
 from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig
 
-KERNELS = ("decode_chain", "attention", "head_sample", "group_norm_silu")
+KERNELS = ("decode_layers", "attention", "head_sample", "group_norm_silu")
 IN_BOTH = "iris"  # the other one after all else
 
 

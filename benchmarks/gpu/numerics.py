@@ -9,19 +9,19 @@ from typing import Any
 
 import iris_kernels
 import torch
-from decode_chain import make_head, make_layer
-from iris_kernels import LayerWeights
+from decode_layers import make_head, make_layer
+from iris_kernels import HeadWeights, LayerWeights
 from stage import Stage
 from torch import Tensor
 
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}  # RMS ratio
-TESTS = ("head_sample", "group_norm_silu", "decode_chain", "attention")
+TESTS = ("head_sample", "group_norm_silu", "decode_layers", "attention")
 WIDTH, HEADS, LENGTH = 256, 4, 340
 
 
 def run(stage: Stage) -> None:
     """A quick check of each kernel in three dtypes, then the tests, one file after the other."""
-    for check in (_attention, _decode_layer, _head_sample, _group_norm_silu):
+    for check in (_attention, _decode_layers, _head_sample, _group_norm_silu):
         for dtype in LIMITS:
             stage.case(f"{check.__name__[1:]} {str(dtype)[6:]}", _compare, stage, check, dtype)
     stage.case("sample_tokens", _frequencies, stage)
@@ -84,19 +84,19 @@ def _attention(device: torch.device, dtype: torch.dtype, computed: torch.dtype |
 
 
 @torch.no_grad()
-def _decode_layer(
+def _decode_layers(
     device: torch.device, dtype: torch.dtype, computed: torch.dtype | None = None
 ) -> list[Tensor]:
     """A frame, then token by token, as a roll-out does."""
     torch.manual_seed(0)
     cpu = torch.device("cpu")
-    weights = LayerWeights(*(part.to(device, computed or dtype) for part in make_layer(dtype, cpu)))
+    weights = LayerWeights(*(part.to(device, computed or dtype) for part in make_layer(dtype, cpu).tensors))
     caches = torch.zeros(2, 1, 5, HEADS, LENGTH, WIDTH // HEADS, device=device, dtype=computed or dtype)
-    x, results, start = _random(1, 5, 53, WIDTH).to(device), [], 0
+    x, results, start = _random(5, 53, WIDTH).to(device), [], 0
     for num_rows in (17, 1, 1, 33, 1):
         where = start + torch.arange(5, dtype=torch.int32, device=device)  # each row stands elsewhere
-        rows = x[:, :, start : start + num_rows]
-        results.append(iris_kernels.decode_layer(rows, weights, caches[0], caches[1], where, num_heads=HEADS))
+        rows = x[:, start : start + num_rows]
+        results.append(iris_kernels.decode_layers(rows, [weights], caches[0], caches[1], where))
         start += num_rows
     return results
 
@@ -107,11 +107,12 @@ def _head_sample(
 ) -> list[Tensor]:
     """Its logits; what it draws of them is the tests' and `_frequencies`' matter."""
     torch.manual_seed(0)
-    head = [part.to(device, computed or dtype) for part in make_head(dtype, torch.device("cpu"))]
+    parts = make_head(dtype, torch.device("cpu"))
+    head = HeadWeights(*(part.to(device, computed or dtype) for part in parts))
     where = torch.arange(70, dtype=torch.int32, device=device)
     number = torch.arange(70, device=device)
-    x = _random(1, 70, WIDTH).to(device)
-    return [iris_kernels.head_sample(x, *head, where, number, number, return_logits=True)[2]]
+    x = _random(70, WIDTH).to(device)
+    return [iris_kernels.head_sample(x, head, where, number, number)[2]]
 
 
 def _group_norm_silu(

@@ -20,7 +20,7 @@ from iris_wm.streams import Draw
 from iris_wm.tokenizer.tokenizer import Tokenizer, to_uint8
 from iris_wm.world.kv_cache import KVCache
 from iris_wm.world.network import WorldConfig, WorldNetwork
-from iris_wm.world.transformer import DecodeWeights, decode, grouped, refresh_grouped
+from iris_wm.world.transformer import decode
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,18 @@ class TokenWorld:
         self.device = transformer.ln_out.weight.device
         head_size = transformer.embed_dim // transformer.num_heads
         # PyTorch's own products are slower in bfloat16 on a CPU.
-        is_fast = self.device.type != "cpu" or iris_kernels.has_c_decode_attention(head_size, dtype)
+        is_fast = self.device.type != "cpu" or iris_kernels.has_c_attention(head_size, dtype)
         self._cache_dtype = dtype if is_fast else torch.float32
-        self._layers = [DecodeWeights.of(block, dtype) for block in transformer.blocks]
-        self._ln_out = grouped(transformer.ln_out, dtype)
-        self._head = [grouped(network.observation_head[i], dtype) for i in (0, 2)]
+        self._layers = transformer.decode_weights(dtype)
+        first, _, second = network.observation_head
+        self._head_layers = transformer.ln_out, first, second
+        embeddings = network.token_embedding, network.position_embedding
+        self._head = iris_kernels.HeadWeights.of(self._head_layers, *embeddings, dtype)
 
     def refresh(self) -> None:
         """Take the network's current weights where this world has copies of them."""
-        for copy, block in zip(self._layers, self.network.transformer.blocks, strict=True):
-            copy.refresh(block)
-        refresh_grouped(self._ln_out, self.network.transformer.ln_out)
-        for pair, i in zip(self._head, (0, 2), strict=True):
-            refresh_grouped(pair, self.network.observation_head[i])
+        self._layers = self.network.transformer.update(self._layers)
+        self._head.update(self._head_layers)
 
     def new_cache(self, batch_size: int) -> KVCache:
         """Room for the contexts of batch_size games, and for the queries of the frame after the last step."""
@@ -316,7 +315,6 @@ class TokenWorld:
             x,
             self._layers,
             cache,
-            num_heads=self.network.config.num_heads,
             num_context=num_rows,
             num_wanted=num_wanted,
             is_block_causal=self.network.config.is_block_causal,
@@ -338,10 +336,17 @@ class TokenWorld:
         tokens, logits = [], []
         for k in range(self.layout.tokens_per_frame):
             if k:
-                row = decode(row[:, None], self._layers, state.cache, num_heads=network.config.num_heads)[
-                    :, 0
-                ]
-            token, row, of_token = self._head_sample(row.contiguous(), state.cache.position, draw, k)
+                row = decode(row[:, None], self._layers, state.cache)[:, 0]
+            token, row, of_token = iris_kernels.head_sample(
+                row.contiguous(),
+                self._head,
+                state.cache.position,
+                *draw,
+                place=k,
+                temperature=self.sampling.temperature,
+                top_k=self.sampling.top_k,
+                top_p=self.sampling.top_p,
+            )
             tokens.append(token)
             logits.append(of_token)
         return torch.stack(tokens, dim=1), at_action, logits
@@ -359,32 +364,11 @@ class TokenWorld:
             positions + network.query_embedding.weight, state.obs_tokens, actions
         )
         hidden = ln_out(self._feed(state.cache, embeddings, queries, num_wanted=layout.tokens_per_step))
-        (weight_1, bias_1), (weight_2, bias_2) = self._head
-        inner = torch.nn.functional.linear(hidden[:, 1:].to(weight_1.dtype), weight_1[0], bias_1[0]).relu()
-        logits = torch.nn.functional.linear(inner, weight_2[0], bias_2[0]).float()
+        head, linear = self._head, torch.nn.functional.linear
+        inner = linear(hidden[:, 1:].to(head.fc_1_weight.dtype), head.fc_1_weight, head.fc_1_bias).relu()
+        logits = linear(inner, head.fc_2_weight, head.fc_2_bias).float()
         tokens = self._sample(logits.flatten(0, 1), draw, self.sampling.top_k, self.sampling.top_p)
         return tokens.view(-1, layout.tokens_per_frame), hidden[:, 0], [logits]
-
-    def _head_sample(
-        self, row: Tensor, position: Tensor, draw: Draw, place: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (B, C) -> the drawn token (B,), its embedding at its position (B, C) and its logits (B, V)."""
-        token, embedded, logits = iris_kernels.head_sample(  # type: ignore[call-overload]
-            row[None],
-            *self._ln_out,
-            *self._head[0],
-            *self._head[1],
-            self.network.token_embedding.weight.detach()[None],
-            self.network.position_embedding.weight.detach()[None],
-            position,
-            *draw,
-            place=place,
-            temperature=self.sampling.temperature,
-            top_k=self.sampling.top_k,
-            top_p=self.sampling.top_p,
-            return_logits=True,
-        )
-        return token[0], embedded[0], logits[0]
 
     def _outcome(self, at_action: Tensor, obs_tokens: Tensor, logits: list[Tensor], draw: Draw) -> Outcome:
         """logits: of the frame's tokens, (B, V) each or (B, K, V) at once."""

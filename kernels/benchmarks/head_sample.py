@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import iris_kernels
 import torch
 import torch.nn.functional as F
+from iris_kernels import HeadWeights
 from timing import Case, Shape, main
 from torch import Tensor
 
@@ -20,29 +20,29 @@ def _draw(logits: Tensor) -> Tensor:
 def _head_cases(device: torch.device, dtype: torch.dtype, shape: Shape, is_short: bool) -> Iterator[Case]:
     batch, width, codes = shape.games, shape.width, shape.num_codes
     sizes = ((width,), (width,), (width, width), (width,), (codes, width), (codes,), (codes, width))
-    weights = [(torch.randn(1, *size) * 0.06).to(device, dtype) for size in (*sizes, (shape.length, width))]
-    x = torch.randn(1, batch, width, device=device)
+    sizes = (*sizes, (shape.length, width))
+    w = HeadWeights(*((torch.randn(*size) * 0.06).to(device, dtype) for size in sizes))
+    x = torch.randn(batch, width, device=device)
     where = torch.full((batch,), 17, dtype=torch.int32, device=device)
     number = torch.arange(batch, device=device)
 
-    arguments: tuple[Any, ...] = (x, *weights, where, number, number)
+    ours = partial(iris_kernels.head_sample, x, w, where, number, number)
 
     def plain(x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        ln_weight, ln_bias, w1, b1, w2, b2, table, places = (weight[0] for weight in weights)
-        normed = F.layer_norm(x[0], (width,), ln_weight.float(), ln_bias.float()).to(dtype)
-        token = _draw(F.linear(F.linear(normed, w1, b1).relu(), w2, b2).float())
-        return token, table[token] + places.index_select(0, where.long())
+        normed = F.layer_norm(x, (width,), w.ln_weight.float(), w.ln_bias.float()).to(dtype)
+        inner = F.linear(normed, w.fc_1_weight, w.fc_1_bias).relu()
+        token = _draw(F.linear(inner, w.fc_2_weight, w.fc_2_bias).float())
+        return token, w.token_embedding[token] + w.position_embedding.index_select(0, where.long())
 
     work = (
         2.0 * batch * width * (width + codes),
-        sum(weight.numel() for weight in weights[:6]) * dtype.itemsize + batch * width * 8.0,
+        sum(weight.numel() for weight in w[:6]) * dtype.itemsize + batch * width * 8.0,
     )
     label = f"head_sample B={batch} C={width} V={codes} {str(dtype)[6:]}"
-    yield Case(label, "iris_kernels", partial(iris_kernels.head_sample, *arguments), *work, 1)
+    yield Case(label, "iris_kernels", ours, *work, 1)
     yield Case(label, "plain eager", lambda: plain(x, where), *work)
     if not is_short:
-        cut_off = partial(iris_kernels.head_sample, *arguments, **CUT_OFF)
-        yield Case(label, "iris_kernels top-k top-p", cut_off, *work, 1)
+        yield Case(label, "iris_kernels top-k top-p", partial(ours, **CUT_OFF), *work, 1)
         compiled = torch.compile(plain, mode="max-autotune-no-cudagraphs")
         yield Case(label, "plain compiled", lambda: compiled(x, where), *work)
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 import triton
 from compile_only import SHARED_LIMITS, Resources, compile_only, resources
-from iris_kernels.triton_kernels import attention, decode_chain, group_norm_silu, head_sample
+from iris_kernels.arguments import Draws, HeadWeights
+from iris_kernels.reference.decode_layers import Rows
+from iris_kernels.triton_kernels import attention, decode_layers, group_norm_silu, head_sample
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- resources: begin -->", "<!-- resources: end -->"
@@ -45,29 +47,29 @@ def _attention_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
 def _decode_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
     for width, rows in ((256, 64), (256, 1024), (512, 64)):
         for activation, outputs in (("none", 3 * width), ("gelu", 4 * width)):
-            x, norm = torch.empty(2, rows, width), torch.empty(2, width)
-            weight, bias = torch.empty(2, outputs, width, dtype=dtype), torch.empty(2, outputs)
-            out = torch.empty(2, rows, outputs, dtype=dtype)
+            x, norm = torch.empty(rows, width), torch.empty(width)
+            weight, bias = torch.empty(outputs, width, dtype=dtype), torch.empty(outputs)
             yield (
                 f"{name} M={rows} {width}->{outputs}{' gelu' if activation == 'gelu' else ''}",
-                partial(decode_chain.launch_ln_linear, x, norm, norm, weight, bias, activation, out),
+                partial(decode_layers.launch_ln_linear, x, norm, norm, weight, bias, activation),
             )
         for inputs in (width, 4 * width):
-            x = torch.empty(2, rows, inputs, dtype=dtype)
-            weight, bias = torch.empty(2, width, inputs, dtype=dtype), torch.empty(2, width)
-            residual = torch.empty(2, rows, width)
+            x = torch.empty(rows, inputs, dtype=dtype)
+            weight, bias = torch.empty(width, inputs, dtype=dtype), torch.empty(width)
+            residual = torch.empty(rows, width)
             yield (
                 f"{name} M={rows} {inputs}->{width}",
-                partial(decode_chain.launch_linear_residual, x, weight, bias, residual, residual),
+                partial(decode_layers.launch_linear_residual, x, weight, bias, residual),
             )
     position = torch.zeros(3, dtype=torch.int32)
     for size, new in itertools.product((16, 32, 64, 128), (1, 33)):
-        qkv = torch.empty(2, 3, new, 3 * 4 * size, dtype=dtype)
-        cache = torch.empty(2, 3, 4, 340, size, dtype=dtype)
-        out = torch.empty(2, 3, new, 4 * size, dtype=dtype)
+        qkv = torch.empty(3, new, 3 * 4 * size, dtype=dtype)
+        cache = torch.empty(3, 4, 340, size, dtype=dtype)
         yield (
             f"{name} D={size} n={new}",
-            partial(decode_chain.launch_decode_attention, qkv, cache, cache, position, new, False, out),
+            partial(
+                decode_layers.launch_decode_attention, qkv, cache, cache, position, Rows(new, new, False)
+            ),
         )
 
 
@@ -78,26 +80,21 @@ def _head_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
     for width, codes, cut in shapes:
         if codes > 512 and dtype == torch.float32:
             continue
-        groups, rows = 2, 64
-        vector, square = (
-            torch.empty(groups, width, dtype=dtype),
-            torch.empty(groups, width, width, dtype=dtype),
-        )
-        table, bias = torch.empty(groups, codes, width, dtype=dtype), torch.empty(groups, codes, dtype=dtype)
-        x, position = torch.empty(groups, rows, width), torch.zeros(rows, dtype=torch.int32)
-        tokens, logits = torch.empty(groups, rows, dtype=torch.int64), torch.empty(groups, rows, codes)
+        vector, square = torch.empty(width, dtype=dtype), torch.empty(width, width, dtype=dtype)
+        table, bias = torch.empty(codes, width, dtype=dtype), torch.empty(codes, dtype=dtype)
+        weights = HeadWeights(vector, vector, square, vector, table, bias, table, table)
+        x, position = torch.empty(64, width), torch.zeros(64, dtype=torch.int32)
+        outputs = torch.empty(64, dtype=torch.int64), x, torch.empty(64, codes)
+        draws = Draws(number, number, 0, 0, *cut)
         yield (
             f"{name} C={width} V={codes}{' top-k top-p' if cut[1] else ''}",
-            partial(
-                head_sample.launch_head_sample, x, vector, vector, square, vector, table, bias, table, table,
-                position, number, number, 0, 0, *cut, tokens, x, logits,
-            ),
-        )  # fmt: skip
+            partial(head_sample.launch_head_sample, x, weights, position, draws, *outputs),
+        )
     for codes, cut in ((512, plain), (512, cut_off), (8192, cut_off)):
         logits, tokens = torch.empty(64, codes, dtype=dtype), torch.empty(64, dtype=torch.int64)
         yield (
             f"{name} V={codes}{' top-k top-p' if cut[1] else ''}",
-            partial(head_sample.launch_sample_tokens, logits, number, number, 0, 0, *cut, tokens),
+            partial(head_sample.launch_sample_tokens, logits, Draws(number, number, 0, 0, *cut), tokens),
         )
 
 

@@ -45,7 +45,7 @@ def test_every_stage_is_rehearsed(tmp_path):
     assert stages["learn"]["cases"][1]["returns"]
     assert (folder / "summary.md").read_text().count("**rehearsed**") == 7
     written = "\n".join(load("report").sections({"a machine": {"stages": stages}}))
-    for text in ("imagination: 2 x 2, tokens only", "| debug | decode_chain | token B=2", "| Boxing | "):
+    for text in ("imagination: 2 x 2, tokens only", "| debug | decode_layers | token B=2", "| Boxing | "):
         assert text in written
 
 

@@ -221,7 +221,7 @@ class _NoWaiting(TorchDispatchMode):
 def test_nothing_in_a_rollout_waits_for_the_device(agent, start, monkeypatch):
     """The part that a CUDA graph records, in plain PyTorch with lengths that only the device knows."""
     monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
-    monkeypatch.setattr("iris_kernels.reference.decode_chain._length_is_known", lambda tensor: False)
+    monkeypatch.setattr("iris_kernels.reference.decode_layers._length_is_known", lambda tensor: False)
     monkeypatch.setattr(
         Upsample,
         "forward",
@@ -239,7 +239,7 @@ def test_a_graphs_steps_are_those_of_a_cpu(agent, start, monkeypatch):
     """Lengths unknown to the host and written-over caches change no token."""
     expected = imagine(new_imagination(agent, horizon=8), start, 4)
     monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
-    monkeypatch.setattr("iris_kernels.reference.decode_chain._length_is_known", lambda tensor: False)
+    monkeypatch.setattr("iris_kernels.reference.decode_layers._length_is_known", lambda tensor: False)
     imagination = new_imagination(agent, horizon=8)
     imagine(imagination, start, 3)  # as a capture's warm-up leaves the cache
     rollout = imagine(imagination, start, 4)

@@ -11,7 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
 
 
-@pytest.mark.parametrize("kernel", ["attention", "decode_chain", "head_sample", "group_norm_silu"])
+@pytest.mark.parametrize("kernel", ["attention", "decode_layers", "head_sample", "group_norm_silu"])
 def test_runs_on_a_cpu(kernel: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     environment = {key: value for key, value in os.environ.items() if key != "IRIS_KERNELS_BACKEND"}

@@ -7,16 +7,18 @@ import iris_kernels
 import pytest
 import torch
 import torch.nn.functional as F
-from iris_kernels.cpu_kernels import decode_attention as c_attention
+from iris_kernels.arguments import Draws
+from iris_kernels.cpu_kernels import decode_layers as c_layer
 from iris_kernels.cpu_kernels import group_norm_silu as c_norm
+from iris_kernels.cpu_kernels import head_sample as c_sampler
 from iris_kernels.cpu_kernels import library
-from iris_kernels.cpu_kernels import sample_tokens as c_sampler
-from iris_kernels.reference import decode_chain as reference
+from iris_kernels.reference import decode_layers as reference
 from iris_kernels.reference import head_sample
+from iris_kernels.reference.decode_layers import Rows
 from torch import Tensor
 
 needs_compiler = pytest.mark.skipif(
-    not iris_kernels.has_c_decode_attention(16, torch.float32), reason="no C compiler with OpenMP"
+    not iris_kernels.has_c_attention(16, torch.float32), reason="no C compiler with OpenMP"
 )
 HEADS = 3
 
@@ -29,10 +31,10 @@ def attention_inputs(
     size: int, new: int, positions: list[int], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """qkv, caches whose dead rows are not numbers, with guard rows of another problem behind, and positions."""
-    qkv = (2 * torch.randn(1, len(positions), new, 3 * HEADS * size)).to(dtype)
-    caches = (2 * torch.randn(2, 1, len(positions), HEADS, max(positions) + new + 2, size)).to(dtype)
+    qkv = (2 * torch.randn(len(positions), new, 3 * HEADS * size)).to(dtype)
+    caches = (2 * torch.randn(2, len(positions), HEADS, max(positions) + new + 2, size)).to(dtype)
     for row, position in enumerate(positions):
-        caches[:, :, row, :, position:] = float("nan")
+        caches[:, row, :, position:] = float("nan")
     return qkv, caches, torch.tensor(positions, dtype=torch.int32)
 
 
@@ -52,15 +54,9 @@ def test_decode_attention(
     size: int, new: int, num_context: int, position: int, is_block_causal: bool, dtype: torch.dtype
 ) -> None:
     qkv, caches, at = attention_inputs(size, new, [position, 0, position, position // 2], dtype)
-    exact = caches.double()
-    wanted = reference.decode_attention(
-        qkv.double(), exact[0], exact[1], at, HEADS, num_context, is_block_causal
-    )
-    with torch.no_grad():
-        got = iris_kernels.decode_attention(
-            qkv, caches[0], caches[1], at,
-            num_heads=HEADS, num_context=num_context, is_block_causal=is_block_causal,
-        )  # fmt: skip
+    exact, rows = caches.double(), Rows(num_context, new, is_block_causal)
+    wanted = reference.decode_attention(qkv.double(), *exact, at, rows)
+    got = c_layer.decode_attention(qkv, *caches, at, rows)
     assert got.dtype == dtype
     assert relative_error(got, wanted) < (1e-6 if dtype == torch.float32 else 5e-3)
     torch.testing.assert_close(caches.double(), exact, atol=0, rtol=0, equal_nan=True)
@@ -71,9 +67,9 @@ def test_decode_attention(
 def test_decode_attention_with_scores_far_apart() -> None:
     qkv, caches, at = attention_inputs(32, 2, [40, 39], torch.float32)
     qkv *= 30
-    exact = caches.double()
-    wanted = reference.decode_attention(qkv.double(), exact[0], exact[1], at, HEADS, 2, False)
-    got = iris_kernels.decode_attention(qkv, caches[0], caches[1], at, num_heads=HEADS)
+    exact, rows = caches.double(), Rows(2, 2, False)
+    wanted = reference.decode_attention(qkv.double(), *exact, at, rows)
+    got = c_layer.decode_attention(qkv, *caches, at, rows)
     assert relative_error(got, wanted) < 1e-4
 
 
@@ -83,7 +79,7 @@ def test_rows_that_do_not_fit_are_refused() -> None:
     qkv, caches, at = attention_inputs(16, 2, [3, 3], torch.float32)
     at[1] = 6
     with pytest.raises(ValueError, match="2 rows at position 6 do not fit a cache of 7 rows"):
-        iris_kernels.decode_attention(qkv, caches[0], caches[1], at, num_heads=HEADS)
+        c_layer.decode_attention(qkv, *caches, at, Rows(2, 2, False))
 
 
 @needs_compiler
@@ -126,11 +122,12 @@ def test_sample_tokens(codes: int, temperature: float) -> None:
         (1, 7, 0, 0, 0), (20, -5, 2**33 + 1, 3, 1), (100, 2**62, 2**40, 65535, 2**31 - 1)
     ):  # fmt: skip
         seeds, steps = seed + torch.arange(num_games) * 2**33, step + torch.arange(num_games)
-        assert c_sampler.is_available(logits, temperature, 0, 1.0)
+        draws = Draws(seeds, steps, stream, place, temperature, 0, 1.0)
+        assert c_sampler.is_available(logits, draws)
         tokens = iris_kernels.sample_tokens(
             logits, seeds, steps, stream, place=place, temperature=temperature
         )
-        noise = head_sample.gumbel_noise(100, codes, seeds, steps, stream, place)
+        noise = head_sample.gumbel_noise(100, codes, draws)
         sums = logits / temperature + noise
         torch.testing.assert_close(sums.gather(1, tokens[:, None])[:, 0], sums.amax(1), atol=1e-5, rtol=1e-6)
 
@@ -162,9 +159,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             normed = iris_kernels.group_norm_silu(x, torch.ones(64), torch.zeros(64), 32)
-            mixed = iris_kernels.decode_attention(
-                qkv, caches[0].clone(), caches[1].clone(), at, num_heads=HEADS, num_context=17
-            )
+            mixed = c_layer.decode_attention(qkv, *caches.clone(), at, Rows(17, 33, False))
             results.append((normed, mixed, iris_kernels.sample_tokens(x.flatten(1), number, number)))
     finally:
         torch.set_num_threads(before)
@@ -182,56 +177,55 @@ def test_a_packed_layer_is_the_layer(batch: int, new: int, wanted: int, dtype: t
         pytest.skip("oneDNN packs no bfloat16 on this processor")
     width, heads = 64, 4
     shapes = [(width,), (3 * width, width), (width, width), (width,), (4 * width, width), (width, 4 * width)]
-    pairs = []
+    tensors = []
     for shape in shapes:
-        weight = torch.randn(1, *shape) * shape[-1] ** -0.5
-        pairs.append((weight if len(shape) == 1 else weight.to(dtype), torch.randn(1, shape[0])))
+        weight = torch.randn(shape) * shape[-1] ** -0.5
+        tensors += [weight if len(shape) == 1 else weight.to(dtype), torch.randn(shape[0])]
+    weights = iris_kernels.LayerWeights(*tensors)
+    packed = iris_kernels.pack(weights)
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert packed.packed is None
+        return
+    assert packed.packed is not None
     x = torch.randn(batch, new, width)
     caches = torch.randn(2, 1, batch, heads, 60, width // heads).to(dtype)
     copies = caches.clone()
     at, num_context = torch.arange(batch, dtype=torch.int32) % 20, min(new, 17)
-    weights = iris_kernels.LayerWeights(*(tensor for pair in pairs for tensor in pair))
-    whole = iris_kernels.decode_layer(
-        x[None], weights, caches[0], caches[1], at, num_heads=heads, num_context=num_context
-    )[0]
-    assert iris_kernels.PackedLayer.is_available(pairs[1][0], width // heads)
-    layer = iris_kernels.PackedLayer(*pairs)
-    got = layer(
-        x, copies[0, 0], copies[1, 0], at,
-        num_heads=heads, num_context=num_context, num_wanted=wanted, is_block_causal=False,
-    )  # fmt: skip
+    whole = iris_kernels.decode_layers(x, [weights], *caches, at, num_context=num_context)
+    got = iris_kernels.decode_layers(x, [packed], *copies, at, num_context=num_context, num_wanted=wanted)
     limit = 1e-6 if dtype == torch.float32 else 5e-3
     assert got.dtype == torch.float32
     assert relative_error(got, whole[:, -wanted:]) < limit
     assert relative_error(copies, caches) < limit
 
 
-def test_several_agents_are_not_packed() -> None:
-    assert not iris_kernels.PackedLayer.is_available(torch.randn(2, 48, 16), 16)
-
-
 def test_the_torch_backend_uses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IRIS_KERNELS_BACKEND", "torch")
-    assert not iris_kernels.has_c_decode_attention(16, torch.float32)
-    assert not iris_kernels.PackedLayer.is_available(torch.randn(1, 48, 16), 16)
+    assert not iris_kernels.has_c_attention(16, torch.float32)
+    weights = iris_kernels.LayerWeights(*[torch.zeros(8, 8)] * 12)
+    assert iris_kernels.pack(weights).packed is None
+    layers = [weights._replace(packed=weights)]
+    assert c_layer.choose(layers, torch.zeros(1, 1, 1, 1, 16)) == (reference.PARTS, layers)
 
 
 def test_sizes_without_a_kernel() -> None:
-    assert not c_attention.is_available(24, torch.float32)
-    assert not c_attention.is_available(144, torch.float32)
-    assert not c_attention.is_available(64, torch.float16)
+    assert not c_layer.has_kernel(24, torch.float32)
+    assert not c_layer.has_kernel(144, torch.float32)
+    assert not c_layer.has_kernel(64, torch.float16)
     one = torch.ones(24)
     assert not c_norm.is_available(torch.ones(1, 24, 2, 2), one, one, 2)
-    assert not c_sampler.is_available(one[None], 0.0, 0, 1.0)
-    assert not c_sampler.is_available(one[None], 1.0, 5, 1.0)
-    assert not c_sampler.is_available(one[None].double(), 1.0, 0, 1.0)
+    number = torch.tensor([1])
+    draws = Draws(number, number, 0, 0, 1.0, 0, 1.0)
+    assert not c_sampler.is_available(one[None], draws._replace(temperature=0.0))
+    assert not c_sampler.is_available(one[None], draws._replace(top_k=5))
+    assert not c_sampler.is_available(one[None].double(), draws)
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/cc", "false"])
 def test_without_a_compiler_everything_runs_in_pytorch(compiler: str, tmp_path) -> None:
     program = (
         "import torch, iris_kernels; from iris_kernels.cpu_kernels import library\n"
-        "assert not iris_kernels.has_c_decode_attention(16, torch.float32)\n"
+        "assert not iris_kernels.has_c_attention(16, torch.float32)\n"
         "x = torch.randn(1, 32, 2, 2)\n"
         "out = iris_kernels.group_norm_silu(x, torch.ones(32), torch.zeros(32), 16)\n"
         "one = torch.tensor([1])\n"

@@ -6,6 +6,8 @@ import iris_kernels
 import pytest
 import torch
 import torch.nn.functional as F
+from iris_kernels import HeadWeights
+from iris_kernels.arguments import Draws
 from iris_kernels.reference import head_sample as reference
 from torch import Tensor
 
@@ -22,55 +24,36 @@ def positions(num: int, first: int = 0) -> Tensor:
 
 
 def head_inputs(
-    groups: int = 2, rows: int = 5, width: int = 16, hidden: int = 24, codes: int = 12
-) -> list[Tensor]:
-    return [
-        torch.randn(groups, rows, width),
-        torch.randn(groups, width),
-        torch.randn(groups, width),
-        torch.randn(groups, hidden, width) / width**0.5,
-        torch.randn(groups, hidden),
-        torch.randn(groups, codes, hidden) / hidden**0.5,
-        torch.randn(groups, codes),
-        torch.randn(groups, codes, width),
-        torch.randn(groups, 9, width),
-    ]
+    rows: int = 5, width: int = 16, hidden: int = 24, codes: int = 12
+) -> tuple[Tensor, HeadWeights]:
+    return torch.randn(rows, width), HeadWeights(
+        torch.randn(width),
+        torch.randn(width),
+        torch.randn(hidden, width) / width**0.5,
+        torch.randn(hidden),
+        torch.randn(codes, hidden) / hidden**0.5,
+        torch.randn(codes),
+        torch.randn(codes, width),
+        torch.randn(9, width),
+    )
 
 
 def test_head_equals_its_parts() -> None:
-    x, *norm, w1, b1, w2, b2, table, places = head_inputs()
+    x, w = head_inputs()
     with torch.no_grad():
-        tokens, next_x, logits = iris_kernels.head_sample(
-            x,
-            *norm,
-            w1,
-            b1,
-            w2,
-            b2,
-            table,
-            places,
-            positions(5, 2),
-            *games(5, 1),
-            3,
-            place=2,
-            return_logits=True,
-        )
-    for group in range(2):
-        normed = F.layer_norm(x[group], (16,), norm[0][group], norm[1][group])
-        wanted = F.linear(F.linear(normed, w1[group], b1[group]).relu(), w2[group], b2[group])
-        torch.testing.assert_close(logits[group], wanted, atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(next_x[group], table[group][tokens[group]] + places[group, 2:7])
-        assert torch.equal(tokens[group], iris_kernels.sample_tokens(logits[group], *games(5, 1), 3, place=2))
+        tokens, next_x, logits = iris_kernels.head_sample(x, w, positions(5, 2), *games(5, 1), 3, place=2)
+    normed = F.layer_norm(x, (16,), w.ln_weight, w.ln_bias)
+    hidden = F.linear(normed, w.fc_1_weight, w.fc_1_bias).relu()
+    torch.testing.assert_close(logits, F.linear(hidden, w.fc_2_weight, w.fc_2_bias), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(next_x, w.token_embedding[tokens] + w.position_embedding[2:7])
+    assert torch.equal(tokens, iris_kernels.sample_tokens(logits, *games(5, 1), 3, place=2))
 
 
 def test_temperature_zero_takes_the_likeliest_and_a_late_position_the_last_row() -> None:
-    inputs = head_inputs()
-    tokens, next_x, logits = iris_kernels.head_sample(
-        *inputs, positions(5, 8), *games(5), temperature=0.0, return_logits=True
-    )
+    x, w = head_inputs()
+    tokens, next_x, logits = iris_kernels.head_sample(x, w, positions(5, 8), *games(5), temperature=0.0)
     assert torch.equal(tokens, logits.argmax(-1))
-    chosen = inputs[7].gather(1, tokens[:, :, None].expand(-1, -1, 16))
-    assert torch.equal(next_x, chosen + inputs[8][:, 8:9])
+    assert torch.equal(next_x, w.token_embedding[tokens] + w.position_embedding[8])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -151,20 +134,22 @@ def test_top_k_and_top_p_by_hand() -> None:
 
 @pytest.mark.parametrize("cut", [(1.0, 0, 1.0), (0.8, 3, 0.9)])
 def test_custom_ops_are_sound(cut: tuple[float, int, float]) -> None:
-    arguments = (*head_inputs(), positions(5, 2), *games(5), 7, 3, *cut)
+    x, weights = head_inputs()
+    arguments = (x, list(weights), positions(5, 2), *games(5), 7, 3, *cut)
     torch.library.opcheck(torch.ops.iris_kernels.head_sample.default, arguments)
     arguments = (torch.randn(6, 12), *games(3), 7, 3, *cut)
     torch.library.opcheck(torch.ops.iris_kernels.sample_tokens.default, arguments)
 
 
 def test_compiles_whole_and_agrees_with_eager() -> None:
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        tokens, next_x, logits = iris_kernels.head_sample(
-            *inputs, temperature=0.9, top_k=5, top_p=0.9, return_logits=True
-        )
-        return tokens, next_x, iris_kernels.sample_tokens(logits[0], *inputs[-2:], stream=1)
+    x, weights = head_inputs()
 
-    inputs = (*head_inputs(), positions(5, 2), *games(5))
+    def run(x: Tensor, position: Tensor, seed: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        cut = {"temperature": 0.9, "top_k": 5, "top_p": 0.9}
+        tokens, next_x, logits = iris_kernels.head_sample(x, weights, position, seed, step, **cut)
+        return tokens, next_x, iris_kernels.sample_tokens(logits, seed, step, 1)
+
+    inputs = (x, positions(5, 2), *games(5))
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(run, fullgraph=True)(*inputs), run(*inputs))
 
@@ -197,37 +182,45 @@ def test_sample_contract(change: dict[str, Any], message: str) -> None:
 
 
 def test_head_contract() -> None:
-    inputs = head_inputs()
-    inputs[5] = inputs[5][..., 1:]
-    with pytest.raises(ValueError, match=r"head_sample: w2 is \(2, 12, 23\) float32, expected \(2, 12, 24\)"):
-        iris_kernels.head_sample(*inputs, positions(5), *games(5))
+    x, weights = head_inputs()
+    numbers = positions(5), *games(5)
+    narrow = weights._replace(fc_2_weight=weights.fc_2_weight[..., 1:])
     with pytest.raises(
-        ValueError, match=r"head_sample: position is \(1,\) int32, expected \(5,\) int32 on cpu"
+        ValueError, match=r"head_sample: fc_2_weight is \(12, 23\) float32, expected \(12, 24\)"
     ):
-        iris_kernels.head_sample(*head_inputs(), positions(1), *games(5))
+        iris_kernels.head_sample(x, narrow, *numbers)
+    mixed = weights._replace(fc_2_weight=weights.fc_2_weight.half())
+    with pytest.raises(ValueError, match=r"fc_2_weight is .* float16, expected fc_1_weight's dtype"):
+        iris_kernels.head_sample(x, mixed, *numbers)
+    with pytest.raises(ValueError, match=r"position is \(1,\) int32, expected \(5,\) int32 on cpu"):
+        iris_kernels.head_sample(x, weights, positions(1), *games(5))
     with pytest.raises(ValueError, match=r"head_sample: seed is \(1,\) int64, expected \(5,\) int64 on cpu"):
-        iris_kernels.head_sample(*head_inputs(), positions(5), *games(1))
+        iris_kernels.head_sample(x, weights, positions(5), *games(1))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("cut", [(1.0, 0, 1.0), (0.9, 50, 0.9), (0.0, 0, 1.0)])
 def test_head_on_a_gpu(cuda: torch.device, cut: tuple[float, int, float], dtype: torch.dtype) -> None:
-    inputs = head_inputs(groups=2, rows=70, width=256, hidden=256, codes=512)
-    inputs = [inputs[0], *(tensor.to(dtype) for tensor in inputs[1:])]
-    numbers = (positions(70), *games(70, 9))
-    on_gpu = [tensor.to(cuda) for tensor in (*inputs, *numbers)]
+    x, weights = head_inputs(rows=70, width=256, hidden=256, codes=512)
+    weights = HeadWeights(*(weight.to(dtype) for weight in weights))
+    on_gpu = HeadWeights(*(weight.to(cuda) for weight in weights))
+    numbers = games(70, 9)
     options = dict(zip(("temperature", "top_k", "top_p"), cut, strict=True))
     with torch.no_grad():
-        tokens, next_x, logits = iris_kernels.head_sample(*on_gpu, 5, place=3, **options, return_logits=True)
-    exact = reference.head_sample(*(tensor.float() for tensor in inputs), *numbers, 5, 3, *cut)[2]
+        tokens, next_x, logits = iris_kernels.head_sample(
+            x.to(cuda), on_gpu, positions(70).to(cuda), *(number.to(cuda) for number in numbers), 5, place=3,
+            **options,
+        )  # fmt: skip
+    in_float32 = HeadWeights(*(weight.float() for weight in weights))
+    draws = Draws(*numbers, 5, 3, *cut)
+    exact = reference.head_sample(x, in_float32, positions(70), draws)[2]
     limit = 1e-5 if dtype == torch.float32 else 5e-3
     assert (logits.cpu() - exact).norm() / exact.norm() < limit
     # Given the kernel's own logits the draws are the reference's, but for rounding at the edge of a cut.
-    drawn = [reference.sample_tokens(group.cpu(), *numbers[1:], 5, 3, *cut) for group in logits]
-    assert (tokens.cpu() == torch.stack(drawn)).float().mean() > 0.98
-    chosen = inputs[7].gather(1, tokens.cpu()[:, :, None].expand(-1, -1, 256)).float()
-    torch.testing.assert_close(next_x.cpu(), chosen + inputs[8][:, positions(70).clamp(max=8).long()].float())
+    assert (tokens.cpu() == reference.sample_tokens(logits.cpu(), draws)).float().mean() > 0.98
+    places = weights.position_embedding[positions(70).clamp(max=8).long()]
+    torch.testing.assert_close(next_x.cpu(), weights.token_embedding[tokens.cpu()].float() + places.float())
 
 
 @pytest.mark.gpu

@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iris_kernels import LayerWeights
 
-from iris_wm.world.transformer import AttentionPattern, DecodeWeights, Transformer, decode
+from iris_wm.world.transformer import AttentionPattern, Transformer, decode
 
 WIDTH, HEADS = 32, 2
 FEW = settings(max_examples=20, deadline=None, derandomize=True)
@@ -21,10 +22,8 @@ def new_transformer(num_layers: int = 2) -> Transformer:
 
 
 TRANSFORMER = new_transformer()
-WEIGHTS = [DecodeWeights.of(block, torch.float32) for block in TRANSFORMER.blocks]
-UNPACKED = [DecodeWeights.of(block, torch.float32) for block in TRANSFORMER.blocks]
-for each in UNPACKED:
-    each.packed = None
+WEIGHTS = TRANSFORMER.decode_weights(torch.float32)
+UNPACKED = [layer._replace(packed=None) for layer in WEIGHTS]
 BOTH = st.sampled_from([WEIGHTS, UNPACKED])
 
 
@@ -33,16 +32,13 @@ def rows(batch_size: int, num_rows: int, seed: int) -> torch.Tensor:
 
 
 def through_cache(
-    chunks: list[torch.Tensor], weights: list[DecodeWeights], is_block_causal: bool = False
+    chunks: list[torch.Tensor], weights: list[LayerWeights], is_block_causal: bool = False
 ) -> torch.Tensor:
     """All chunks of rows one after the other, after the final layer norm."""
     num_rows = sum(chunk.shape[1] for chunk in chunks)
     cache = TRANSFORMER.new_cache(len(chunks[0]), num_rows + 3)
     with torch.no_grad():
-        hidden = [
-            decode(chunk, weights, cache, num_heads=HEADS, is_block_causal=is_block_causal)
-            for chunk in chunks
-        ]
+        hidden = [decode(chunk, weights, cache, is_block_causal=is_block_causal) for chunk in chunks]
         assert cache.position.tolist() == [num_rows] * len(chunks[0])
         return TRANSFORMER.ln_out(torch.cat(hidden, dim=1))
 
@@ -85,7 +81,6 @@ def test_parallel(num_steps, tokens_per_frame, batch_size, is_block_causal, seed
                 torch.cat([step, asking], dim=1),
                 weights,
                 cache,
-                num_heads=HEADS,
                 num_context=tokens_per_step,
                 is_block_causal=is_block_causal,
             )
@@ -101,10 +96,10 @@ def test_rows_after_the_position_are_dead():
     first, second = rows(2, 6, 0), rows(2, 4, 1)
     cache = TRANSFORMER.new_cache(2, 8)
     with torch.no_grad():
-        decode(first, WEIGHTS, cache, num_heads=HEADS)
+        decode(first, WEIGHTS, cache)
         cache.position.zero_()
-        again = decode(second, WEIGHTS, cache, num_heads=HEADS)
-        fresh = decode(second, WEIGHTS, TRANSFORMER.new_cache(2, 8), num_heads=HEADS)
+        again = decode(second, WEIGHTS, cache)
+        fresh = decode(second, WEIGHTS, TRANSFORMER.new_cache(2, 8))
     assert torch.equal(again, fresh)
 
 
@@ -114,14 +109,14 @@ def test_each_game_stands_at_a_position_of_its_own(weights):
     first, second = rows(3, 7, 0), rows(3, 1, 1)
     cache = TRANSFORMER.new_cache(3, 8)
     with torch.no_grad():
-        decode(first, weights, cache, num_heads=HEADS)
+        decode(first, weights, cache)
         cache.position.copy_(torch.tensor([7, 0, 4]))
-        together = decode(second, weights, cache, num_heads=HEADS)
+        together = decode(second, weights, cache)
         for game, position in enumerate([7, 0, 4]):
             alone = TRANSFORMER.new_cache(1, 8)
             if position:
-                decode(first[game : game + 1, :position], weights, alone, num_heads=HEADS)
-            expected = decode(second[game : game + 1], weights, alone, num_heads=HEADS)
+                decode(first[game : game + 1, :position], weights, alone)
+            expected = decode(second[game : game + 1], weights, alone)
             assert torch.allclose(together[game], expected[0], atol=1e-6)
     assert cache.position.tolist() == [8, 1, 5]
 
@@ -132,11 +127,11 @@ def test_rows_that_nobody_wants_change_nothing(num_wanted, weights):
     first, second = rows(2, 5, 0), rows(2, 2, 1)
     all_of_it, some = TRANSFORMER.new_cache(2, 8), TRANSFORMER.new_cache(2, 8)
     with torch.no_grad():
-        whole = decode(first, weights, all_of_it, num_heads=HEADS)
-        part = decode(first, weights, some, num_heads=HEADS, num_wanted=num_wanted)
+        whole = decode(first, weights, all_of_it)
+        part = decode(first, weights, some, num_wanted=num_wanted)
         assert part.shape == (2, num_wanted, WIDTH)
         assert torch.allclose(part, whole[:, -num_wanted:], atol=1e-6)
-        after = [decode(second, weights, cache, num_heads=HEADS) for cache in (all_of_it, some)]
+        after = [decode(second, weights, cache) for cache in (all_of_it, some)]
     assert torch.allclose(*after, atol=1e-6)
 
 
@@ -148,23 +143,18 @@ def test_new_cache():
     assert cache.position.tolist() == [0] * 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_decode_weights_follow_the_parameters(dtype):
-    """float32 weights are the parameters themselves; others are copied by refresh, in place."""
+def test_decode_weights_follow_the_parameters():
     transformer = new_transformer(1)
-    block = transformer.blocks[0]
-    weights = DecodeWeights.of(block, dtype)
-    pointers = [tensor.data_ptr() for pair in (weights.qkv, weights.ln_1) for tensor in pair]
+    weights = transformer.decode_weights(torch.float32)
     with torch.no_grad():
-        for parameter in block.parameters():
-            parameter.add_(1)
-    weights.refresh(block)
-    assert [tensor.data_ptr() for pair in (weights.qkv, weights.ln_1) for tensor in pair] == pointers
-    assert torch.equal(weights.qkv[0][0], block.qkv.weight.detach().to(dtype))
-    assert torch.equal(weights.fc_2[1][0], block.fc_2.bias.detach().to(dtype))
-    assert torch.equal(weights.ln_1[0][0], block.ln_1.weight.detach())
-    if dtype == torch.float32:
-        assert weights.qkv[0].data_ptr() == block.qkv.weight.data_ptr()
+        for parameter in transformer.parameters():
+            parameter.mul_(1.1)
+    fresh, x = transformer.decode_weights(torch.float32), rows(2, 3, 0)
+    with torch.no_grad():
+        updated, wanted = (
+            decode(x, each, transformer.new_cache(2, 8)) for each in (transformer.update(weights), fresh)
+        )
+    assert torch.equal(updated, wanted)
 
 
 def test_dropout_only_in_training():

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iris_kernels.backend import runs_eagerly, shape_error, use_triton
+from iris_kernels.backend import runs_directly, shape_error, use_triton
 from iris_kernels.reference import attention as reference
 
 MASKS = ("causal", "block_causal", "parallel")
@@ -46,7 +46,7 @@ def attention(
         ValueError: a shape, dtype or option outside the above.
     """
     _check(q, k, v, mask, tokens_per_step, is_block_causal, dropout, seed)
-    if runs_eagerly(q) and not use_triton("attention", q.device, _problem(q)):
+    if runs_directly("attention", q, _problem(q), has_gradient=True):
         return reference.attention(q, k, v, mask, tokens_per_step, is_block_causal, dropout, seed)
     out, _ = attention_forward(q, k, v, mask, tokens_per_step, is_block_causal, dropout, seed)
     return out

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iris_kernels.backend import runs_eagerly, shape_error, use_c, use_triton
+from iris_kernels.backend import runs_directly, shape_error, use_c, use_triton
 from iris_kernels.cpu_kernels import group_norm_silu as c_kernel
 from iris_kernels.reference import group_norm_silu as reference
 
@@ -37,7 +37,7 @@ def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, ep
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor.shape != (channels,) or not tensor.is_floating_point():
             raise shape_error("group_norm_silu", name, tensor, f"({channels},) of a floating dtype")
-    if runs_eagerly(x) and not use_triton("group_norm_silu", x.device, _problem(x, num_groups)):
+    if runs_directly("group_norm_silu", x, _problem(x, num_groups), has_gradient=True):
         if use_c(x.device) and c_kernel.is_available(x, weight, bias, num_groups):
             return c_kernel.GroupNormSiLU.apply(x, weight, bias, num_groups, eps)
         return reference.group_norm_silu(x, weight, bias, num_groups, eps)

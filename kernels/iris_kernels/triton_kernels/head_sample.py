@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from iris_kernels.reference.decode_chain import LN_EPS
+from iris_kernels.arguments import LN_EPS, Draws, HeadWeights
 from iris_kernels.triton_kernels.shared import (
     COMPILER_OPTIONS,
     dot_precision,
@@ -108,31 +108,26 @@ def _draw(
 def head_sample(
     x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step,
     tokens, next_x, out_logits,
-    x_group, x_row, ln_weight_group, ln_bias_group, w1_group, w1_row, b1_group, w2_group, w2_row, b2_group,
-    table_group, table_row, position_group, position_row,
+    x_row, w1_row, w2_row, table_row, position_row,
     num_rows, num_positions, eps, stream, place, inverse_temperature, top_k, top_p,
     C: tl.constexpr, BC: tl.constexpr, H: tl.constexpr, V: tl.constexpr, BV: tl.constexpr,
     GREEDY: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     ROWS: tl.constexpr, HIDDEN: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One program: ROWS rows of one group; the logits of a row stay in its registers until it is drawn."""
+    """One program: ROWS rows; the logits of a row stay in its registers until it is drawn."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    group = tl.program_id(1)
-    group_64 = group.to(tl.int64)
     c = tl.arange(0, BC)
     codes = tl.arange(0, BV)
-    scale = tl.load(ln_weight + group_64 * ln_weight_group + c, mask=c < C, other=0.0).to(tl.float32)
-    shift = tl.load(ln_bias + group_64 * ln_bias_group + c, mask=c < C, other=0.0).to(tl.float32)
+    scale = tl.load(ln_weight + c, mask=c < C, other=0.0).to(tl.float32)
+    shift = tl.load(ln_bias + c, mask=c < C, other=0.0).to(tl.float32)
     inside = (rows[:, None] < num_rows) & (c[None, :] < C)
-    values = tl.load(x + group_64 * x_group + rows[:, None] * x_row + c[None, :], mask=inside, other=0.0)
+    values = tl.load(x + rows[:, None] * x_row + c[None, :], mask=inside, other=0.0)
     mean = tl.sum(values, 1) / C
     centred = tl.where(c[None, :] < C, values - mean[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / C + eps)
     normed = centred * rstd[:, None] * scale[None, :] + shift[None, :]
     normed = normed.to(tl.float32) if UPCAST else normed.to(w1.dtype.element_ty)
 
-    w1 += group_64 * w1_group
-    w2 += group_64 * w2_group
     logits = tl.zeros([ROWS, BV], tl.float32)
     for start in range(0, H, HIDDEN):
         units = start + tl.arange(0, HIDDEN)
@@ -149,12 +144,12 @@ def head_sample(
             first = first.to(tl.float32)
             second = second.to(tl.float32)
         hidden = tl.dot(normed, tl.trans(first), input_precision=PRECISION)
-        hidden += tl.load(b1 + group_64 * b1_group + units, mask=mask, other=0.0).to(tl.float32)[None, :]
+        hidden += tl.load(b1 + units, mask=mask, other=0.0).to(tl.float32)[None, :]
         hidden = tl.maximum(hidden, 0.0).to(second.dtype)
         logits = tl.dot(hidden, second, logits, input_precision=PRECISION)
-    logits += tl.load(b2 + group_64 * b2_group + codes, mask=codes < V, other=0.0).to(tl.float32)[None, :]
+    logits += tl.load(b2 + codes, mask=codes < V, other=0.0).to(tl.float32)[None, :]
     is_row = rows < num_rows
-    row_64 = (group * num_rows + rows).to(tl.int64)
+    row_64 = rows.to(tl.int64)
     real = (rows[:, None] < num_rows) & (codes[None, :] < V)
     tl.store(out_logits + row_64[:, None] * V + codes[None, :], logits, mask=real)
     logits = tl.where(codes[None, :] < V, logits, float("-inf"))
@@ -167,10 +162,8 @@ def head_sample(
 
     where = tl.load(position + rows, mask=is_row, other=0)
     where = tl.minimum(tl.maximum(where, 0), num_positions - 1).to(tl.int64)
-    at_position = position_embedding + group_64 * position_group + where[:, None] * position_row + c[None, :]
-    embedded = tl.load(
-        table + group_64 * table_group + token[:, None] * table_row + c[None, :], mask=inside, other=0.0
-    )
+    at_position = position_embedding + where[:, None] * position_row + c[None, :]
+    embedded = tl.load(table + token[:, None] * table_row + c[None, :], mask=inside, other=0.0)
     embedded = embedded.to(tl.float32) + tl.load(at_position, mask=inside, other=0.0).to(tl.float32)
     tl.store(next_x + row_64[:, None] * C + c[None, :], embedded, mask=inside)
 
@@ -196,76 +189,57 @@ def sample_tokens(
     tl.store(tokens + rows, token.to(tl.int64), mask=is_row)
 
 
-def _inverse(temperature: float) -> float:
-    return 1.0 / temperature if temperature > 0.0 else 1.0
-
-
 def launch_head_sample(
     x: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    table: Tensor,
-    position_embedding: Tensor,
+    weights: HeadWeights,
     position: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    stream: int,
-    place: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
+    draws: Draws,
     tokens: Tensor,
     next_x: Tensor,
     logits: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fills the contiguous `tokens` (G, M), `next_x` (G, M, C) and `logits` (G, M, V), and returns them."""
-    x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step = map(
-        with_unit_stride,
-        (x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step),
-    )
-    groups, rows, width = x.shape
-    hidden, codes = w1.shape[1], w2.shape[1]
+    """Fills the contiguous `tokens` (M,), `next_x` (M, C) and `logits` (M, V), and returns them."""
+    w = HeadWeights(*map(with_unit_stride, weights))
+    x, position, seed, step = map(with_unit_stride, (x, position, draws.seed, draws.step))
+    rows, width = x.shape
+    hidden, codes = len(w.fc_1_weight), len(w.fc_2_weight)
     padded_width, padded_codes = next_power_of_two(width), next_power_of_two(codes)
-    blocks = HEAD_TABLE[w1.element_size(), max(256, padded_width, padded_codes)]
-    head_sample[triton.cdiv(rows, blocks.rows), groups](
-        x, ln_weight, ln_bias, w1, b1, w2, b2, table, position_embedding, position, seed, step,
-        tokens, next_x, logits,
-        *x.stride()[:2], ln_weight.stride(0), ln_bias.stride(0), *w1.stride()[:2], b1.stride(0),
-        *w2.stride()[:2], b2.stride(0), *table.stride()[:2], *position_embedding.stride()[:2],
-        rows, position_embedding.shape[1], LN_EPS, stream, place, _inverse(temperature), top_k, top_p,
-        C=width, BC=padded_width, H=hidden, V=codes, BV=padded_codes,
-        GREEDY=temperature == 0.0, TOP_K=0 < top_k < codes, TOP_P=top_p < 1.0,
+    blocks = HEAD_TABLE[w.fc_1_weight.element_size(), max(256, padded_width, padded_codes)]
+    head_sample[(triton.cdiv(rows, blocks.rows),)](
+        x, *w, position, seed, step, tokens, next_x, logits,
+        *(matrix.stride(0) for matrix in (x, *w) if matrix.ndim == 2),
+        rows, len(w.position_embedding), LN_EPS, draws.stream, draws.place, *_cuts(draws),
+        C=width, BC=padded_width, H=hidden, V=codes, BV=padded_codes, **_kinds(draws, codes),
         ROWS=blocks.rows, HIDDEN=blocks.hidden,
-        PRECISION=dot_precision(w1.dtype), UPCAST=must_upcast(w1.dtype),
+        PRECISION=dot_precision(w.fc_1_weight.dtype), UPCAST=must_upcast(w.fc_1_weight.dtype),
         num_warps=blocks.num_warps, num_stages=blocks.num_stages, **COMPILER_OPTIONS,
     )  # fmt: skip
     return tokens, next_x, logits
 
 
-def launch_sample_tokens(
-    logits: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    stream: int,
-    place: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    tokens: Tensor,
-) -> Tensor:
+def launch_sample_tokens(logits: Tensor, draws: Draws, tokens: Tensor) -> Tensor:
     """Fills the contiguous `tokens` (M,) and returns it."""
-    logits, seed, step = map(with_unit_stride, (logits, seed, step))
+    logits, seed, step = map(with_unit_stride, (logits, draws.seed, draws.step))
     rows, codes = logits.shape
     padded = next_power_of_two(codes)
     rows_a_program = max(1, min(16, SAMPLED_NUMBERS // padded))
     sample_tokens[(triton.cdiv(rows, rows_a_program),)](
-        logits, seed, step, tokens, logits.stride(0), rows, rows // len(seed), stream, place,
-        _inverse(temperature), top_k, top_p,
-        V=codes, BV=padded, GREEDY=temperature == 0.0, TOP_K=0 < top_k < codes, TOP_P=top_p < 1.0,
+        logits, seed, step, tokens, logits.stride(0), rows, rows // len(seed), draws.stream, draws.place, *_cuts(draws),
+        V=codes, BV=padded, **_kinds(draws, codes),
         ROWS=rows_a_program, num_warps=4 if padded <= 2048 else 8, **COMPILER_OPTIONS,
     )  # fmt: skip
     return tokens
+
+
+def _cuts(draws: Draws) -> tuple[float, int, float]:
+    """The inverse temperature, top-k and top-p, as the kernels take them."""
+    return 1.0 / draws.temperature if draws.temperature > 0.0 else 1.0, draws.top_k, draws.top_p
+
+
+def _kinds(draws: Draws, codes: int) -> dict[str, bool]:
+    """What is compiled in."""
+    return {
+        "GREEDY": draws.temperature == 0.0,
+        "TOP_K": 0 < draws.top_k < codes,
+        "TOP_P": draws.top_p < 1.0,
+    }

@@ -1,4 +1,4 @@
-/* Attention of a few new rows over a key-value cache: decode_attention on a CPU.
+/* Attention of a few new rows over a key-value cache: the attention of decode_layers on a CPU.
 
    The time goes into reading the cache, so every key and value is read once. One head of one batch entry is a
    problem of its own. Up to FEW new rows: vectors run along the head, and the products with 16 keys are summed
@@ -121,15 +121,18 @@ static void many_rows(const element *q, long stride, const element *keys, const 
     }
 }
 
-/* qkv (G, B, n, 3 N D); caches (G, B, N, max_length, D), written from positions[b] on; out (G, B, n, N D). */
-void decode_attention(const element *qkv, element *k_cache, element *v_cache, element *out, const int32_t *positions,
-                      int groups, int batch, int n, int heads, int max_length, int num_context, int is_block_causal,
-                      int num_threads) {
+/* qkv (B, n, 3 N D); caches (B, N, max_length, D), written from positions[b] on; out (B, n, N D).
+   -1, or the first b whose new rows do not fit; then nothing has been written. */
+int decode_attention(const element *qkv, element *k_cache, element *v_cache, element *out, const int32_t *positions,
+                     int batch, int n, int heads, int max_length, int num_context, int is_block_causal,
+                     int num_threads) {
+    for (int b = 0; b < batch; b++)
+        if (positions[b] < 0 || positions[b] > max_length - n) return b;
     long width = (long)heads * HEAD_SIZE, stride = 3 * width;
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (int problem = 0; problem < groups * batch * heads; problem++) {
+    for (int problem = 0; problem < batch * heads; problem++) {
         int entry = problem / heads, head = problem % heads;
-        int position = positions[entry % batch], length = position + n;
+        int position = positions[entry], length = position + n;
         int limits[n];
         for (int i = 0; i < n; i++)
             limits[i] = i >= num_context ? length : position + (is_block_causal ? num_context : i + 1);
@@ -156,4 +159,5 @@ void decode_attention(const element *qkv, element *k_cache, element *v_cache, el
             i += left <= FEW ? left : LANES;
         }
     }
+    return -1;
 }

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from iris_kernels.reference.decode_chain import LN_EPS
+from iris_kernels.arguments import LN_EPS
+from iris_kernels.reference.decode_layers import Parts, Rows
 from iris_kernels.triton_kernels.shared import (
     COMPILER_OPTIONS,
     dot_precision,
@@ -92,20 +93,14 @@ def _load_block(
 @triton.jit(do_not_specialize=["num_rows"])
 def ln_linear(
     x, ln_weight, ln_bias, weight, bias, out,
-    x_group, x_row, ln_weight_group, ln_bias_group, weight_group, weight_row, bias_group,
-    num_rows, eps,
+    x_row, weight_row, num_rows, eps,
     C: tl.constexpr, O: tl.constexpr, GELU: tl.constexpr, SINGLE_PASS: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One program: ROWS rows, OUTPUTS outputs of one group. Statistics as two passes in float32."""
+    """One program: ROWS rows, OUTPUTS outputs. Statistics as two passes in float32."""
     outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    group = tl.program_id(2).to(tl.int64)
-    x += group * x_group
-    ln_weight += group * ln_weight_group
-    ln_bias += group * ln_bias_group
-    weight += group * weight_group
     inputs = tl.arange(0, INPUTS)
     IS_RAGGED: tl.constexpr = C % INPUTS != 0
     if SINGLE_PASS:
@@ -142,10 +137,9 @@ def ln_linear(
             values = _load_block(x, rows, columns, x_row, num_rows, C, IS_RAGGED, False)
             normed = (values - mean[:, None]) * rstd[:, None] * scale[None, :] + shift[None, :]
             acc = tl.dot(normed.to(w.dtype), tl.trans(w), acc, input_precision=PRECISION)
-    acc += tl.load(bias + group * bias_group + outputs, mask=outputs < O, other=0.0).to(tl.float32)[None, :]
+    acc += tl.load(bias + outputs, mask=outputs < O, other=0.0).to(tl.float32)[None, :]
     if GELU:
         acc = 0.5 * acc * (1.0 + tl.erf(acc * 0.7071067811865476))
-    out += group * num_rows * O
     inside = (rows[:, None] < num_rows) & (outputs[None, :] < O)
     tl.store(out + rows[:, None] * O + outputs[None, :], acc.to(out.dtype.element_ty), mask=inside)
 
@@ -153,18 +147,14 @@ def ln_linear(
 @triton.jit(do_not_specialize=["num_rows"])
 def linear_residual(
     x, weight, bias, residual, out,
-    x_group, x_row, weight_group, weight_row, bias_group, residual_group, residual_row,
-    num_rows,
+    x_row, weight_row, residual_row, num_rows,
     I: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One program: ROWS rows, OUTPUTS outputs of one group; each sum in one program, so results repeat."""
+    """One program: ROWS rows, OUTPUTS outputs; each sum in one program, so results repeat."""
     outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    group = tl.program_id(2).to(tl.int64)
-    x += group * x_group
-    weight += group * weight_group
     inputs = tl.arange(0, INPUTS)
     IS_RAGGED: tl.constexpr = I % INPUTS != 0
     acc = tl.zeros([ROWS, OUTPUTS], tl.float32)
@@ -172,11 +162,10 @@ def linear_residual(
         w = _load_block(weight, outputs, start + inputs, weight_row, O, I, IS_RAGGED, UPCAST)
         values = _load_block(x, rows, start + inputs, x_row, num_rows, I, IS_RAGGED, UPCAST)
         acc = tl.dot(values, tl.trans(w), acc, input_precision=PRECISION)
-    acc += tl.load(bias + group * bias_group + outputs, mask=outputs < O, other=0.0).to(tl.float32)[None, :]
+    acc += tl.load(bias + outputs, mask=outputs < O, other=0.0).to(tl.float32)[None, :]
     inside = (rows[:, None] < num_rows) & (outputs[None, :] < O)
-    old = residual + group * residual_group + rows[:, None] * residual_row + outputs[None, :]
+    old = residual + rows[:, None] * residual_row + outputs[None, :]
     acc += tl.load(old, mask=inside, other=0.0)
-    out += group * num_rows * O
     tl.store(out + rows[:, None] * O + outputs[None, :], acc, mask=inside)
 
 
@@ -197,7 +186,7 @@ def _attend(q, k, v, visible, peak, total, acc, scale_log2, PRECISION: tl.conste
 @triton.jit(do_not_specialize=["num_new", "num_context", "max_length"])
 def decode_attention(
     qkv, k_cache, v_cache, position, out,
-    qkv_group, qkv_batch, qkv_row,
+    qkv_batch, qkv_row,
     num_heads, num_new, num_context, max_length, scale_log2,
     D: tl.constexpr, BD: tl.constexpr, BLOCK_CAUSAL: tl.constexpr,
     ROWS: tl.constexpr, CACHED: tl.constexpr, NEW: tl.constexpr,
@@ -211,16 +200,14 @@ def decode_attention(
     first = tl.program_id(1) * ROWS
     batch = tl.program_id(0) // num_heads
     head = tl.program_id(0) % num_heads
-    group = tl.program_id(2)
     width = num_heads * D
     rows = first + tl.arange(0, ROWS)
     d = tl.arange(0, BD)
     IS_RAGGED: tl.constexpr = BD != D
     start = tl.minimum(tl.load(position + batch), max_length)
-    qkv += group.to(tl.int64) * qkv_group + batch.to(tl.int64) * qkv_batch + head * D
-    sequence = (group * (tl.num_programs(0) // num_heads) + batch) * num_heads + head
-    k_cache += sequence.to(tl.int64) * max_length * D
-    v_cache += sequence.to(tl.int64) * max_length * D
+    qkv += batch.to(tl.int64) * qkv_batch + head * D
+    k_cache += tl.program_id(0).to(tl.int64) * max_length * D
+    v_cache += tl.program_id(0).to(tl.int64) * max_length * D
 
     own_k = _load_block(qkv + width, rows, d, qkv_row, num_new, D, IS_RAGGED, False)
     own_v = _load_block(qkv + 2 * width, rows, d, qkv_row, num_new, D, IS_RAGGED, False)
@@ -247,8 +234,7 @@ def decode_attention(
         v = _load_block(qkv + 2 * width, columns, d, qkv_row, num_new, D, IS_RAGGED, UPCAST)
         visible = columns[None, :] < limit[:, None]
         peak, total, acc = _attend(q, k, v, visible, peak, total, acc, scale_log2, PRECISION)
-    batches = tl.num_programs(0) // num_heads
-    out += ((group * batches + batch).to(tl.int64) * num_new) * width + head * D
+    out += batch.to(tl.int64) * num_new * width + head * D
     inside = (rows[:, None] < num_new) & (d[None, :] < D)
     result = (acc / total[:, None]).to(out.dtype.element_ty)
     tl.store(out + rows[:, None] * width + d[None, :], result, mask=inside)
@@ -259,18 +245,24 @@ def _few_or_many(rows: int, limit: int) -> str:
 
 
 def launch_ln_linear(
-    x: Tensor, ln_weight: Tensor, ln_bias: Tensor, weight: Tensor, bias: Tensor, activation: str, out: Tensor
+    x: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    activation: str,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Fills the contiguous `out` (G, M, O) and returns it."""
+    """See `reference.decode_layers.ln_linear`; fills the contiguous `out` (M, O) where it is given."""
     x, ln_weight, ln_bias, weight, bias = map(with_unit_stride, (x, ln_weight, ln_bias, weight, bias))
-    groups, rows, width = x.shape
-    outputs = weight.shape[1]
+    rows, width = x.shape
+    outputs = weight.shape[0]
+    out = weight.new_empty(rows, outputs) if out is None else out
     blocks = LINEAR_TABLE["ln_linear", weight.element_size(), _few_or_many(rows, FEW_ROWS)]
     single_pass = width <= SINGLE_PASS_WIDTH
-    ln_linear[triton.cdiv(outputs, blocks.outputs), triton.cdiv(rows, blocks.rows), groups](
+    ln_linear[triton.cdiv(outputs, blocks.outputs), triton.cdiv(rows, blocks.rows)](
         x, ln_weight, ln_bias, weight, bias, out,
-        *x.stride()[:2], ln_weight.stride(0), ln_bias.stride(0), *weight.stride()[:2], bias.stride(0),
-        rows, LN_EPS,
+        x.stride(0), weight.stride(0), rows, LN_EPS,
         C=width, O=outputs, GELU=activation == "gelu", SINGLE_PASS=single_pass,
         ROWS=blocks.rows, OUTPUTS=blocks.outputs,
         INPUTS=next_power_of_two(width) if single_pass else blocks.inputs,
@@ -280,16 +272,18 @@ def launch_ln_linear(
     return out
 
 
-def launch_linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, out: Tensor) -> Tensor:
-    """Fills the contiguous `out` (G, M, O), which may be `residual` itself, and returns it."""
+def launch_linear_residual(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """See `reference.decode_layers.linear_residual`; fills `out` (M, O), which may be `residual`, where it is given."""
     x, weight, bias, residual = map(with_unit_stride, (x, weight, bias, residual))
-    groups, rows, inputs = x.shape
-    outputs = weight.shape[1]
+    rows, inputs = x.shape
+    outputs = weight.shape[0]
+    out = residual.new_empty(rows, outputs) if out is None else out
     blocks = LINEAR_TABLE["linear_residual", weight.element_size(), _few_or_many(rows, FEW_ROWS)]
-    linear_residual[triton.cdiv(outputs, blocks.outputs), triton.cdiv(rows, blocks.rows), groups](
+    linear_residual[triton.cdiv(outputs, blocks.outputs), triton.cdiv(rows, blocks.rows)](
         x, weight, bias, residual, out,
-        *x.stride()[:2], *weight.stride()[:2], bias.stride(0), *residual.stride()[:2],
-        rows,
+        x.stride(0), weight.stride(0), residual.stride(0), rows,
         I=inputs, O=outputs, ROWS=blocks.rows, OUTPUTS=blocks.outputs,
         INPUTS=min(blocks.inputs, next_power_of_two(inputs)),
         PRECISION=dot_precision(weight.dtype), UPCAST=must_upcast(weight.dtype),
@@ -303,22 +297,25 @@ def launch_decode_attention(
     k_cache: Tensor,
     v_cache: Tensor,
     position: Tensor,
-    num_context: int,
-    is_block_causal: bool,
-    out: Tensor,
+    new_rows: Rows,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Fills the contiguous `out` (G, B, n, C), writes the new cache rows, and returns `out`."""
+    """See `reference.decode_layers.decode_attention`; fills the contiguous `out` (B, n, C) where it is given."""
     qkv, position = map(with_unit_stride, (qkv, position))
-    groups, batch, new, _ = qkv.shape
-    heads, max_length, size = k_cache.shape[2:]
+    batch, new, width = qkv.shape
+    heads, max_length, size = k_cache.shape[1:]
+    out = qkv.new_empty(batch, new, width // 3) if out is None else out
     padded = next_power_of_two(size)
     blocks = ATTENTION_TABLE[qkv.element_size(), padded, _few_or_many(new, 16)]
-    decode_attention[batch * heads, triton.cdiv(new, blocks.rows), groups](
-        qkv, k_cache, v_cache, position, out, *qkv.stride()[:3],
-        heads, new, num_context, max_length, size**-0.5 * LOG2_E,
-        D=size, BD=padded, BLOCK_CAUSAL=is_block_causal,
+    decode_attention[batch * heads, triton.cdiv(new, blocks.rows)](
+        qkv, k_cache, v_cache, position, out, *qkv.stride()[:2],
+        heads, new, new_rows.num_context, max_length, size**-0.5 * LOG2_E,
+        D=size, BD=padded, BLOCK_CAUSAL=new_rows.is_block_causal,
         ROWS=blocks.rows, CACHED=blocks.cached, NEW=blocks.new,
         PRECISION=dot_precision(qkv.dtype), UPCAST=must_upcast(qkv.dtype),
         num_warps=blocks.num_warps, num_stages=blocks.num_stages, **COMPILER_OPTIONS,
     )  # fmt: skip
     return out
+
+
+PARTS = Parts(launch_ln_linear, launch_decode_attention, launch_linear_residual)

@@ -5,12 +5,12 @@ The figure that counts is the "graph" column of "token": microseconds to replay 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import iris_kernels
 import torch
 import torch.nn.functional as F
-from iris_kernels import LayerWeights
+from iris_kernels import HeadWeights, LayerWeights
+from iris_kernels.reference.decode_layers import Rows
 from timing import IRIS, Case, Shape, main
 from torch import Tensor
 
@@ -21,7 +21,7 @@ def make_layer(dtype: torch.dtype, device: torch.device, width: int = IRIS.width
     """Random weights of one layer."""
 
     def weights(*shape: int) -> Tensor:
-        return (torch.randn(1, *shape) * shape[-1] ** -0.5).to(device, dtype)
+        return (torch.randn(*shape) * shape[-1] ** -0.5).to(device, dtype)
 
     hidden = 4 * width
     return LayerWeights(
@@ -31,14 +31,14 @@ def make_layer(dtype: torch.dtype, device: torch.device, width: int = IRIS.width
     )  # fmt: skip
 
 
-def make_head(dtype: torch.dtype, device: torch.device, shape: Shape = IRIS) -> list[Tensor]:
+def make_head(dtype: torch.dtype, device: torch.device, shape: Shape = IRIS) -> HeadWeights:
     """Norm, two linear layers, the codes' table and the positions."""
     width, codes = shape.width, shape.num_codes
     shapes = (
         *((width,), (width,), (width, width), (width,)),
         *((codes, width), (codes,), (codes, width), (shape.length, width)),
     )
-    return [(torch.randn(1, *shape) * 0.06).to(device, dtype) for shape in shapes]
+    return HeadWeights(*((torch.randn(*shape) * 0.06).to(device, dtype) for shape in shapes))
 
 
 def plain_layer(
@@ -56,17 +56,17 @@ def plain_layer(
     """
     batch, new, width = x.shape
     dtype = w.qkv_weight.dtype
-    h = F.layer_norm(x, (width,), w.ln1_weight[0].float(), w.ln1_bias[0].float()).to(dtype)
-    qkv = F.linear(h, w.qkv_weight[0], w.qkv_bias[0])
+    h = F.layer_norm(x, (width,), w.ln_1_weight.float(), w.ln_1_bias.float()).to(dtype)
+    qkv = F.linear(h, w.qkv_weight, w.qkv_bias)
     qkv = qkv.view(batch, new, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
-    k_cache[0].index_copy_(2, rows, qkv[1])
-    v_cache[0].index_copy_(2, rows, qkv[2])
-    attended = F.scaled_dot_product_attention(qkv[0], k_cache[0], v_cache[0], attn_mask=visible)
+    k_cache.index_copy_(2, rows, qkv[1])
+    v_cache.index_copy_(2, rows, qkv[2])
+    attended = F.scaled_dot_product_attention(qkv[0], k_cache, v_cache, attn_mask=visible)
     attended = attended.transpose(1, 2).reshape(batch, new, width)
-    x = x + F.linear(attended, w.out_weight[0], w.out_bias[0])
-    h = F.layer_norm(x, (width,), w.ln2_weight[0].float(), w.ln2_bias[0].float()).to(dtype)
-    h = F.gelu(F.linear(h, w.fc1_weight[0], w.fc1_bias[0]))
-    return x + F.linear(h, w.fc2_weight[0], w.fc2_bias[0])
+    x = x + F.linear(attended, w.out_weight, w.out_bias)
+    h = F.layer_norm(x, (width,), w.ln_2_weight.float(), w.ln_2_bias.float()).to(dtype)
+    h = F.gelu(F.linear(h, w.fc_1_weight, w.fc_1_bias))
+    return x + F.linear(h, w.fc_2_weight, w.fc_2_bias)
 
 
 def _pass_cases(
@@ -75,42 +75,39 @@ def _pass_cases(
     batch, width, heads, num_layers = shape.games, shape.width, shape.num_heads, shape.num_layers
     num_context = shape.tokens_per_step if shape.is_parallel else 1
     new = num_context + (shape.tokens_per_frame if shape.is_parallel else 0)
-    layers = [make_layer(dtype, device, width) for _ in range(num_layers)]
+    layers = [iris_kernels.pack(make_layer(dtype, device, width)) for _ in range(num_layers)]
     head = make_head(dtype, device, shape)
     caches = torch.zeros(
-        num_layers, 2, 1, batch, heads, shape.length, width // heads, device=device, dtype=dtype
+        2, num_layers, batch, heads, shape.length, width // heads, device=device, dtype=dtype
     )
-    x = torch.randn(1, batch, new, width, device=device)
+    x = torch.randn(batch, new, width, device=device)
     where = torch.full((batch,), position, dtype=torch.int32, device=device)
     number = torch.arange(batch, device=device)
 
     def with_kernels() -> Tensor:
-        hidden = x
-        for layer, cache in zip(layers, caches, strict=True):
-            hidden = iris_kernels.decode_layer(
-                hidden, layer, cache[0], cache[1], where, num_heads=heads, num_context=num_context
-            )
+        hidden = iris_kernels.decode_layers(x, layers, caches[0], caches[1], where, num_context=num_context)
         if shape.is_parallel:
             return hidden
-        arguments: tuple[Any, ...] = (hidden[:, :, 0], *head, where, number, number)
-        return iris_kernels.head_sample(*arguments)[1]
+        return iris_kernels.head_sample(hidden[:, 0], head, where, number, number)[1]
 
     def plain(x: Tensor, where: Tensor) -> Tensor:
-        hidden = x[0]
+        hidden = x
         rows = where[:1].long() + torch.arange(new, device=device)  # all games stand at one position
         last_seen = torch.cat([rows[:num_context], rows[-1:].expand(new - num_context)])
         visible = torch.arange(shape.length, device=device) <= last_seen[:, None]
-        for layer, cache in zip(layers, caches, strict=True):
-            hidden = plain_layer(hidden, layer, cache[0], cache[1], rows, visible, heads)
+        for layer, keys, values in zip(layers, *caches, strict=True):
+            hidden = plain_layer(hidden, layer, keys, values, rows, visible, heads)
         if shape.is_parallel:
             return hidden
-        normed = F.layer_norm(hidden[:, 0], (width,), head[0][0].float(), head[1][0].float()).to(dtype)
-        logits = F.linear(F.linear(normed, head[2][0], head[3][0]).relu(), head[4][0], head[5][0]).float()
+        normed = F.layer_norm(hidden[:, 0], (width,), head.ln_weight.float(), head.ln_bias.float()).to(dtype)
+        logits = F.linear(
+            F.linear(normed, head.fc_1_weight, head.fc_1_bias).relu(), head.fc_2_weight, head.fc_2_bias
+        ).float()
         noise = torch.empty_like(logits).exponential_()
         token = (logits.softmax(-1) / noise).argmax(-1)
-        return head[6][0][token] + head[7][0].index_select(0, where.long())
+        return head.token_embedding[token] + head.position_embedding.index_select(0, where.long())
 
-    weight_bytes = sum(w.numel() * w.element_size() for layer in layers for w in layer)
+    weight_bytes = sum(w.numel() * w.element_size() for layer in layers for w in layer.tensors)
     kv_bytes = num_layers * 2 * batch * width * (position + new) * dtype.itemsize
     flops = 2.0 * batch * num_layers * new * (12 * width * width + 2 * width * (position + new))
     work = flops, weight_bytes + kv_bytes
@@ -126,19 +123,23 @@ def _pass_cases(
 
 def _launch_cases(device: torch.device, dtype: torch.dtype, shape: Shape, position: int) -> Iterator[Case]:
     batch, width, heads = shape.games, shape.width, shape.num_heads
-    w = make_layer(dtype, device, width)
-    x = torch.randn(1, batch, width, device=device)
-    attended, hidden = x.to(dtype), torch.randn(1, batch, 4 * width, device=device).to(dtype)
-    caches = torch.zeros(2, 1, batch, heads, shape.length, width // heads, device=device, dtype=dtype)
+    if device.type == "cuda":
+        from iris_kernels.triton_kernels.decode_layers import PARTS
+    else:
+        from iris_kernels.reference.decode_layers import PARTS
+    w = make_layer(dtype, device, width).tensors
+    x = torch.randn(batch, width, device=device)
+    attended, hidden = x.to(dtype), torch.randn(batch, 4 * width, device=device).to(dtype)
+    caches = torch.zeros(2, batch, heads, shape.length, width // heads, device=device, dtype=dtype)
     where = torch.full((batch,), position, dtype=torch.int32, device=device)
-    qkv = torch.randn(1, batch, 1, 3 * width, device=device).to(dtype)
+    qkv = torch.randn(batch, 1, 3 * width, device=device).to(dtype)
     label = f"B={batch} position={position} {str(dtype)[6:]}"
     item, linear = dtype.itemsize, 2.0 * batch * width * width
     runs = {
-        "ln_linear qkv": (lambda: iris_kernels.ln_linear(x, *w[:4]), 3, 4 + 3 * item),
-        "linear_residual out": (lambda: iris_kernels.linear_residual(attended, *w[4:6], x), 1, 8 + item),
-        "ln_linear fc1 gelu": (lambda: iris_kernels.ln_linear(x, *w[6:10], "gelu"), 4, 4 + 4 * item),
-        "linear_residual fc2": (lambda: iris_kernels.linear_residual(hidden, *w[10:], x), 4, 8 + 4 * item),
+        "ln_linear qkv": (lambda: PARTS.ln_linear(x, *w[:4], "none"), 3, 4 + 3 * item),
+        "linear_residual out": (lambda: PARTS.linear_residual(attended, *w[4:6], x), 1, 8 + item),
+        "ln_linear fc1 gelu": (lambda: PARTS.ln_linear(x, *w[6:10], "gelu"), 4, 4 + 4 * item),
+        "linear_residual fc2": (lambda: PARTS.linear_residual(hidden, *w[10:], x), 4, 8 + 4 * item),
     }
     for name, (run, squares, row_bytes) in runs.items():
         moved = squares * width * width * item + batch * width * row_bytes
@@ -146,7 +147,7 @@ def _launch_cases(device: torch.device, dtype: torch.dtype, shape: Shape, positi
     yield Case(
         f"decode_attention {label}",
         "iris_kernels",
-        lambda: iris_kernels.decode_attention(qkv, caches[0], caches[1], where, num_heads=heads),
+        lambda: PARTS.decode_attention(qkv, caches[0], caches[1], where, Rows(1, 1, False)),
         4.0 * batch * width * (position + 1),
         2.0 * batch * width * (position + 1) * item,
         1,
@@ -176,4 +177,4 @@ def cases(device: torch.device, dtype: torch.dtype, shape: Shape, is_short: bool
 
 
 if __name__ == "__main__":
-    main("decode_chain", cases, (64, 256, 1024))
+    main("decode_layers", cases, (64, 256, 1024))
