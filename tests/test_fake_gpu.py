@@ -225,6 +225,7 @@ def test_rollouts_of_presets(preset):
         "{kind: autoregressive}",
         "{kind: parallel}",
         "{kind: parallel, queries: current_step, attention: block_causal}",
+        "{kind: block}",
     ],
     ids=["autoregressive", "parallel", "block-causal"],
 )

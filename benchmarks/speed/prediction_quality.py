@@ -27,9 +27,13 @@ from iris_wm.spaces import ActionSpace
 from iris_wm.strict_yaml import read_yaml
 from iris_wm.tokenizer.loss import tokenizer_loss
 from iris_wm.world.loss import world_loss
-from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction
+from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction
 
-PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
+PREDICTIONS = {
+    "autoregressive": AutoregressivePrediction(),
+    "parallel": ParallelPrediction(),
+    "block": BlockPrediction(),
+}
 
 HORIZON = 10
 

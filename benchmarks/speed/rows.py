@@ -20,9 +20,13 @@ from works import Work, without_gradients
 
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.runs.config import RunConfig
-from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction
+from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction
 
-PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
+PREDICTIONS = {
+    "autoregressive": AutoregressivePrediction(),
+    "parallel": ParallelPrediction(),
+    "block": BlockPrediction(),
+}
 
 # Our sides: (dtype, prediction).
 OURS = {

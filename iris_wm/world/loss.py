@@ -35,7 +35,7 @@ def world_loss(
         world: which knows which row predicts which token.
         output: of WorldNetwork.forward.
         obs_tokens: (B, T, K) int64. rewards: (B, T) float, their sign is learned. terminations: (B, T) bool.
-        is_real: (B, T) bool, False where padded. In parallel prediction these may have one step more than the output
+        is_real: (B, T) bool, False where padded. Predicted in one pass, these may have one step more than the output
             has seen; only its frame is learned.
         config: weights of rare events.
     """

@@ -32,6 +32,19 @@ class ParallelPrediction:
 
 
 @dataclass(frozen=True)
+class BlockPrediction:
+    """A frame's K tokens all at once, each from the row of the token at its place now (Dedieu et al., 2025).
+
+    The rows of a step, its frame's and its action's, see each other and all steps before.
+    """
+
+    kind: Literal["block"] = field(default="block", init=False)
+    action: Literal["row", "everywhere"] = "row"
+    """row: the action has a row of its own, where attention finds it (the paper's). everywhere: it is added to the
+    rows of its step's frame, too."""
+
+
+@dataclass(frozen=True)
 class WorldConfig(Config):
     """The transformer and how it predicts a frame."""
 
@@ -45,7 +58,7 @@ class WorldConfig(Config):
     """Steps in the transformer's context."""
     dropout: Annotated[float, Range(0, 1, without=1)] = 0.1
     """On embeddings, attention and residual branches."""
-    prediction: AutoregressivePrediction | ParallelPrediction = AutoregressivePrediction()
+    prediction: AutoregressivePrediction | ParallelPrediction | BlockPrediction = AutoregressivePrediction()
     """How the next frame's K tokens come: one after the other, or all at once."""
     window: Literal["restart", "slide"] = "restart"
     """What a dream keeps when its context is full. restart: the current frame alone (the paper's). slide: the last half
@@ -64,17 +77,25 @@ class WorldConfig(Config):
     @property
     def is_parallel(self) -> bool:
         """Whether a frame is predicted in one pass."""
+        return not isinstance(self.prediction, AutoregressivePrediction)
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether rows of their own ask for the next frame."""
         return isinstance(self.prediction, ParallelPrediction)
 
     @property
     def is_block_causal(self) -> bool:
         """Whether the tokens of a step see each other in both directions."""
-        return isinstance(self.prediction, ParallelPrediction) and self.prediction.attention == "block_causal"
+        prediction = self.prediction
+        if isinstance(prediction, ParallelPrediction):
+            return prediction.attention == "block_causal"
+        return isinstance(prediction, BlockPrediction)
 
     @property
     def segment_steps(self) -> int:
-        """Steps of a segment to learn from: the context, and in parallel prediction one more, whose frame is what the
-        last step's queries are to predict. Untrained, they would spoil every dream that fills its context."""
+        """Steps of a segment to learn from: the context, and where a frame is predicted in one pass one more, whose
+        frame is what the last step is to predict. Untrained, it would spoil every dream that fills its context."""
         return self.context_steps + int(self.is_parallel)
 
 
@@ -109,9 +130,9 @@ class WorldNetwork(nn.Module):
         self.action_embedding = ActionEmbedding(actions.sizes, embed_dim)
         self.token_embedding = nn.Embedding(codebook_size, embed_dim)
         # Queries of the last step stand one frame beyond the context.
-        num_positions = self.layout.max_tokens + (tokens_per_frame if config.is_parallel else 0)
+        num_positions = self.layout.max_tokens + (tokens_per_frame if config.has_queries else 0)
         self.position_embedding = nn.Embedding(num_positions, embed_dim)
-        if config.is_parallel:
+        if config.has_queries:
             self.query_embedding = nn.Embedding(tokens_per_frame, embed_dim)
         self.transformer = Transformer(config.num_layers, config.num_heads, embed_dim, config.dropout)
         self.observation_head = Head(embed_dim, codebook_size)
@@ -122,12 +143,21 @@ class WorldNetwork(nn.Module):
     @property
     def pattern(self) -> AttentionPattern:
         """Who sees whom in training."""
-        mode: Literal["parallel", "causal"] = "parallel" if self.config.is_parallel else "causal"
+        if isinstance(self.config.prediction, BlockPrediction):
+            return AttentionPattern("block_causal", self.layout.tokens_per_step)
+        mode: Literal["parallel", "causal"] = "parallel" if self.config.has_queries else "causal"
         return AttentionPattern(mode, self.layout.tokens_per_step, self.config.is_block_causal)
 
     def embed_tokens(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
         """obs_tokens (B, T, K), actions (B, T, n) -> (B, T (K + 1), C), of which no row knows where it stands."""
-        return self.layout.interleave(self.token_embedding(obs_tokens), self.action_embedding(actions))
+        tokens, taken, prediction = (
+            self.token_embedding(obs_tokens),
+            self.action_embedding(actions),
+            self.config.prediction,
+        )
+        if isinstance(prediction, BlockPrediction) and prediction.action == "everywhere":
+            tokens = tokens + taken.unsqueeze(2)
+        return self.layout.interleave(tokens, taken)
 
     def embed_steps(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
         """obs_tokens (B, T, K), actions (B, T, n) -> embedded sequence (B, T (K + 1), C)."""
@@ -163,18 +193,21 @@ class WorldNetwork(nn.Module):
 
         Returns:
             Logits. With n = t K + k the row of observation_logits: autoregressive, row n predicts the frame token
-            n + 1 of the segment; parallel, it predicts token k of step t + 1, which is frame token n + K. The last
+            n + 1 of the segment; in one pass, it predicts token k of step t + 1, which is frame token n + K. The last
             rows predict beyond the segment: see observation_targets.
         """
         x = self.embed_steps(obs_tokens, actions)
         num_context = x.shape[1]
-        if self.config.is_parallel:
+        if self.config.has_queries:
             x = torch.cat([x, self.embed_queries(obs_tokens, actions)], dim=1)
         hidden = self.transformer(x, self.pattern)
         context = hidden[:, :num_context]
-        asking = (
-            hidden[:, num_context:] if self.config.is_parallel else self.layout.next_token_positions(context)
-        )
+        if self.config.has_queries:
+            asking = hidden[:, num_context:]
+        elif self.config.is_parallel:
+            asking = self.layout.frame_positions(context)
+        else:
+            asking = self.layout.next_token_positions(context)
         at_actions = self.layout.action_positions(context)
         return WorldOutput(
             context,
@@ -186,7 +219,7 @@ class WorldNetwork(nn.Module):
     def observation_targets(self, obs_tokens: Tensor) -> tuple[slice, Tensor]:
         """Which rows of observation_logits have a label within the segment, and the labels.
 
-        obs_tokens (B, T, K) (or anything of that shape) -> slice of rows, labels (B, rows). In parallel prediction the
+        obs_tokens (B, T, K) (or anything of that shape) -> slice of rows, labels (B, rows). Predicted in one pass, the
         segment may have one step more than forward has seen.
         """
         labels = obs_tokens.flatten(1)[:, self.layout.tokens_per_frame if self.config.is_parallel else 1 :]

@@ -31,6 +31,10 @@ class TokenLayout:
         """Rows at the action tokens. (B, T (K + 1), C) -> (B, T, C)."""
         return hidden[:, self.tokens_per_frame :: self.tokens_per_step]
 
+    def frame_positions(self, hidden: Tensor) -> Tensor:
+        """Rows at the frame tokens. (B, T (K + 1), C) -> (B, T K, C)."""
+        return hidden.unflatten(1, (-1, self.tokens_per_step))[:, :, :-1].flatten(1, 2)
+
     def next_token_positions(self, hidden: Tensor) -> Tensor:
         """Rows whose next token is a frame token: all but the last frame token of each step.
 

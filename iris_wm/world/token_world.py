@@ -55,7 +55,7 @@ class TokenState:
 def max_past(config: WorldConfig) -> int:
     """Steps that fit into the context before the current frame, its action and the next frame.
 
-    Autoregressive, the next frame's tokens stand in the context themselves; parallel, its queries stand behind it.
+    Autoregressive, the next frame's tokens stand in the context themselves; in one pass, they need no room in it.
     """
     return config.context_steps - (1 if config.is_parallel else 2)
 
@@ -110,7 +110,7 @@ class TokenWorld:
 
     def new_cache(self, batch_size: int) -> KVCache:
         """Room for the contexts of batch_size games, and for the queries of the frame after the last step."""
-        num_queries = self.layout.tokens_per_frame if self.network.config.is_parallel else 0
+        num_queries = self.layout.tokens_per_frame if self.network.config.has_queries else 0
         return self.network.transformer.new_cache(
             batch_size, self.layout.max_tokens + num_queries, self._cache_dtype
         )
@@ -162,7 +162,7 @@ class TokenWorld:
         draw = draw.to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # the dtype is the weights' and the cache's
             state = self._make_room(state, needs_frame)
-            predict = self._step_parallel if self.network.config.is_parallel else self._step_autoregressive
+            predict = self._step_at_once if self.network.config.is_parallel else self._step_autoregressive
             obs_tokens, at_action, logits = predict(state, actions, draw.of("tokens"), needs_frame)
             outcome = self._outcome(at_action, obs_tokens, logits, draw)
             return self._then(state, actions, obs_tokens), outcome
@@ -351,7 +351,7 @@ class TokenWorld:
             logits.append(of_token)
         return torch.stack(tokens, dim=1), at_action, logits
 
-    def _step_parallel(
+    def _step_at_once(
         self, state: TokenState, actions: Tensor, draw: Draw, needs_frame: bool
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         network, layout = self.network, self.layout
@@ -359,11 +359,15 @@ class TokenWorld:
         embeddings = self._current_step(state, actions)
         if not needs_frame:
             return state.obs_tokens, ln_out(self._feed(state.cache, embeddings)[:, -1]), []
-        positions = self._positions(state.cache, layout.tokens_per_step, layout.tokens_per_frame)
-        queries = network.add_current_step(
-            positions + network.query_embedding.weight, state.obs_tokens, actions
-        )
+        queries = None
+        if network.config.has_queries:
+            positions = self._positions(state.cache, layout.tokens_per_step, layout.tokens_per_frame)
+            queries = network.add_current_step(
+                positions + network.query_embedding.weight, state.obs_tokens, actions
+            )
         hidden = ln_out(self._feed(state.cache, embeddings, queries, num_wanted=layout.tokens_per_step))
+        if queries is None:  # the frame's rows stand before the action's
+            hidden = hidden.roll(1, dims=1)
         head, linear = self._head, torch.nn.functional.linear
         inner = linear(hidden[:, 1:].to(head.fc_1_weight.dtype), head.fc_1_weight, head.fc_1_bias).relu()
         logits = linear(inner, head.fc_2_weight, head.fc_2_bias).float()

@@ -18,9 +18,13 @@ from iris_wm.strict_yaml import parse_yaml
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig
+from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction, WorldConfig
 
-PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
+PREDICTIONS = {
+    "autoregressive": AutoregressivePrediction(),
+    "parallel": ParallelPrediction(),
+    "block": BlockPrediction(),
+}
 
 NUM_ACTIONS = 3
 CONFIG = "world:\n  optimization: {start_after_epoch: 2}\nenv: {id: iris_wm/Catch-v0}\n"

@@ -29,10 +29,14 @@ from iris_wm.reports.dream_report import write_dream_report
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
-from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig
+from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction, WorldConfig
 from iris_wm.world.token_world import SamplingConfig
 
-PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
+PREDICTIONS = {
+    "autoregressive": AutoregressivePrediction(),
+    "parallel": ParallelPrediction(),
+    "block": BlockPrediction(),
+}
 
 GREEDY = SamplingConfig(temperature=0)
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from iris_wm.spaces import ActionSpace
-from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig, WorldNetwork
+from iris_wm.world.network import (
+    AutoregressivePrediction,
+    BlockPrediction,
+    ParallelPrediction,
+    WorldConfig,
+    WorldNetwork,
+)
 
 K, V, A, T = 4, 11, 3, 5
 MODES = [
@@ -12,6 +18,8 @@ MODES = [
     pytest.param({"prediction": ParallelPrediction()}, id="parallel"),
     pytest.param({"prediction": ParallelPrediction(attention="block_causal")}, id="block_causal"),
     pytest.param({"prediction": ParallelPrediction("current_step")}, id="current_step"),
+    pytest.param({"prediction": BlockPrediction()}, id="block"),
+    pytest.param({"prediction": BlockPrediction("everywhere")}, id="block, action everywhere"),
 ]
 
 
@@ -102,7 +110,7 @@ def test_parallel_predictions_see_only_the_past(segment, mode, step, what):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("mode", MODES[1:4])
 def test_the_context_never_sees_queries(segment, mode):
     world = new_world(**mode)
     before = world(*segment)

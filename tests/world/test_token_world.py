@@ -8,7 +8,13 @@ from iris_wm.protocols import Outcome
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
 from iris_wm.world.loss import world_loss
-from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig, WorldNetwork
+from iris_wm.world.network import (
+    AutoregressivePrediction,
+    BlockPrediction,
+    ParallelPrediction,
+    WorldConfig,
+    WorldNetwork,
+)
 from iris_wm.world.token_world import SamplingConfig, TokenState, TokenWorld, max_past
 
 K, V, A, CONTEXT, B = 4, 13, 3, 5, 3
@@ -17,6 +23,8 @@ MODES = {
     "parallel": {"prediction": ParallelPrediction()},
     "block_causal": {"prediction": ParallelPrediction(attention="block_causal")},
     "current_step": {"prediction": ParallelPrediction("current_step")},
+    "block": {"prediction": BlockPrediction()},
+    "everywhere": {"prediction": BlockPrediction("everywhere")},
 }
 
 

@@ -9,13 +9,18 @@ from iris_wm.spaces import ActionSpace
 from iris_wm.world.loss import WorldLossConfig, world_loss
 from iris_wm.world.network import (
     AutoregressivePrediction,
+    BlockPrediction,
     ParallelPrediction,
     WorldConfig,
     WorldNetwork,
     WorldOutput,
 )
 
-PREDICTIONS = {"autoregressive": AutoregressivePrediction(), "parallel": ParallelPrediction()}
+PREDICTIONS = {
+    "autoregressive": AutoregressivePrediction(),
+    "parallel": ParallelPrediction(),
+    "block": BlockPrediction(),
+}
 
 K, V, T = 2, 5, 3
 
