@@ -24,7 +24,8 @@ from iris_wm.dream.rollout import Choice, Choose, roll_out
 from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig, PolicyState, policy_inputs
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw
-from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig, to_uint8
+from iris_wm.tokenizer.patches import AnyTokenizer, PatchesConfig, new_tokenizer
+from iris_wm.tokenizer.tokenizer import TokenizerConfig, to_uint8
 from iris_wm.world.network import WorldConfig, WorldNetwork
 from iris_wm.world.token_world import SamplingConfig, TokenState, TokenWorld
 
@@ -41,7 +42,7 @@ class AgentConfig(Config):
     """Choices of each axis of an action; one axis where actions are simply numbered."""
     action_names: tuple[str, ...] = ()
     """Of the choices where there is one axis, else of the axes; none: numbers."""
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokenizer: TokenizerConfig | PatchesConfig = field(default_factory=TokenizerConfig)
     world: WorldConfig = field(default_factory=WorldConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
 
@@ -55,9 +56,9 @@ class AgentConfig(Config):
         expected = sizes[0] if len(sizes) == 1 else len(sizes)
         if self.action_names and len(self.action_names) != expected:
             raise ValueError(f"action_names: got {len(self.action_names)}, expected {expected}")
-        if self.policy.sees_frames and self.tokenizer.autoencoder.resolution % 16:
+        if self.policy.sees_frames and self.tokenizer.resolution % 16:
             raise ValueError(
-                f"tokenizer.autoencoder.resolution: got {self.tokenizer.autoencoder.resolution}, "
+                f"tokenizer: got a resolution of {self.tokenizer.resolution}, "
                 "expected a multiple of 16 where the policy sees frames"
             )
 
@@ -68,18 +69,18 @@ class Agent(nn.Module):
     tokenizer: one of your own in place of the config's (see `docs/add_your_own.md` for what it must offer).
     """
 
-    def __init__(self, config: AgentConfig, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, config: AgentConfig, tokenizer: AnyTokenizer | None = None) -> None:
         super().__init__()
         self.config = config
         self.actions = ActionSpace.discrete(*config.action_sizes, names=config.action_names)
-        self.tokenizer = tokenizer or Tokenizer(config.tokenizer)
+        self.tokenizer = tokenizer or new_tokenizer(config.tokenizer)
         tokens_per_frame = self.tokenizer.tokens_per_frame
         quantizer = self.tokenizer.quantizer
         self.world = WorldNetwork(config.world, quantizer.codebook_size, tokens_per_frame, self.actions)
         self.policy = ActorCritic(
             config.policy,
             self.actions,
-            resolution=config.tokenizer.autoencoder.resolution,
+            resolution=config.tokenizer.resolution,
             tokens_per_frame=tokens_per_frame,
             embedding_dim=quantizer.embedding_dim,
         )
@@ -167,7 +168,7 @@ class Agent(nn.Module):
         Returns:
             An Episode like a real one; its first frame is the reconstruction of first_frame.
         """
-        size = self.config.tokenizer.autoencoder.resolution
+        size = self.config.tokenizer.resolution
         if first_frame.shape != (3, size, size) or first_frame.dtype != torch.uint8:
             raise ValueError(
                 f"first_frame: expected uint8 (3, {size}, {size}), got "
@@ -249,7 +250,7 @@ class Agent(nn.Module):
         return Agent.from_weights(build_config(AgentConfig, config), weights)
 
     @staticmethod
-    def load(path: str | Path, tokenizer: Tokenizer | None = None) -> "Agent":
+    def load(path: str | Path, tokenizer: AnyTokenizer | None = None) -> "Agent":
         """An agent from a run folder (its newest checkpoint that verifies), a folder that save wrote, or the hub.
 
         path: "owner/name" is looked for on the hub where no such folder exists.
@@ -274,7 +275,7 @@ class Agent(nn.Module):
 
     @staticmethod
     def from_weights(
-        config: AgentConfig, weights: dict[str, Tensor], tokenizer: Tokenizer | None = None
+        config: AgentConfig, weights: dict[str, Tensor], tokenizer: AnyTokenizer | None = None
     ) -> "Agent":
         """An agent in eval mode with these weights; a config far beyond any real one is refused unallocated."""
         check_size(config)
@@ -285,7 +286,9 @@ class Agent(nn.Module):
 
 def check_size(config: AgentConfig) -> None:
     """ValueError for an agent far beyond any real one, before anything is allocated."""
-    layers = config.world.num_layers, config.tokenizer.autoencoder.num_residual_blocks
+    layers = [config.world.num_layers]
+    if isinstance(config.tokenizer, TokenizerConfig):
+        layers.append(config.tokenizer.autoencoder.num_residual_blocks)
     if max(layers) > MAX_LAYERS:
         raise ValueError(f"agent config: {max(layers)} layers, expected at most {MAX_LAYERS}")
     try:

@@ -210,8 +210,10 @@ def describe(config: Any, path: str = "") -> list[Section]:
         value, key, hint = getattr(config, field.name), _join(path, field.name), hints[field.name]
         members = _members(hint)
         for kind, member in members.items():
-            (section,) = describe(value if value.kind == kind else member(), key)
-            sections += [section._replace(help=f"{kind}: {section.help}")] if section.options else []
+            first, *inside = describe(value if value.kind == kind else member(), key)
+            sections += (
+                [first._replace(help=f"{kind}: {first.help}"), *inside] if first.options or inside else []
+            )
         if dataclasses.is_dataclass(value) and not members:
             sections += describe(value, key)
         elif field.init:

@@ -98,7 +98,7 @@ class DreamVectorEnv(VectorEnv):
             raise ValueError(f"agent: got {type(agent).__name__}, expected an agent with a world")
         self.world = agent.new_world(SamplingConfig(temperature, top_k, top_p), should_measure=True)
         self.actions = self.world.actions
-        self.size = self.world.tokenizer.config.autoencoder.resolution
+        self.size = self.world.tokenizer.config.resolution
         self.starts = self._check_starts(first_frames)
         self.num_envs, self.horizon, self.render_mode = num_envs, int(horizon), render_mode
         self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}  # type: ignore[misc]

@@ -85,6 +85,7 @@ def agent_from_published(state: dict[str, Tensor], *, num_heads: int = 4) -> Age
     """
     weights = {key: value for key, value in state.items() if not _NOT_WEIGHTS.search(key)}
     agent = Agent(config_from_published(weights, num_heads=num_heads))
+    assert isinstance(agent.config.tokenizer, TokenizerConfig)
     num_stages = len(agent.config.tokenizer.autoencoder.channel_multipliers)
     ours, used = {}, set()
     for key in agent.weights():
@@ -114,10 +115,14 @@ def published_state(agent: Agent) -> dict[str, Tensor]:
         )
     if len(config.action_sizes) > 1:
         raise ValueError("export: published IRIS has one axis of actions; this agent has more")
-    is_vq = isinstance(config.tokenizer.quantizer, VectorQuantizerConfig)
-    if not is_vq or config.tokenizer.autoencoder.patch_size != 1:
+    tokenizer = config.tokenizer
+    if (
+        not isinstance(tokenizer, TokenizerConfig)
+        or not isinstance(tokenizer.quantizer, VectorQuantizerConfig)
+        or tokenizer.autoencoder.patch_size != 1
+    ):
         raise ValueError("export: published IRIS has a vq codebook and no patches; this agent is different")
-    num_stages = len(config.tokenizer.autoencoder.channel_multipliers)
+    num_stages = len(tokenizer.autoencoder.channel_multipliers)
     state: dict[str, Tensor] = {}
     for key, value in agent.weights().items():
         names = published_keys(key, num_stages)

@@ -196,7 +196,7 @@ class AgentDream:
         generator = stream_generator(self.seed, "play start", index)
         length = int(torch.randint(1, _LONGEST_START + 1, (1,), generator=generator))
         observation, _ = self.env.reset(seed=0)
-        size = self.agent.config.tokenizer.autoencoder.resolution
+        size = self.agent.config.tokenizer.resolution
         if np.shape(observation) != (size, size, 3):
             raise ValueError(
                 f"env: its observations have shape {np.shape(observation)}, but the agent's frames are "

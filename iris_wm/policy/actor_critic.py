@@ -12,7 +12,7 @@ from iris_wm.config import Config, PositiveInt
 from iris_wm.dream.rollout import Choice
 from iris_wm.spaces import ActionDistribution, ActionHead, ActionSpace
 from iris_wm.streams import Draw
-from iris_wm.tokenizer.tokenizer import Tokenizer
+from iris_wm.tokenizer.patches import AnyTokenizer
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class ActorCritic(nn.Module):
         return torch.stack(outputs, dim=1), PolicyState(hidden, cell)
 
 
-def policy_inputs(tokenizer: Tokenizer, policy: ActorCritic, obs_tokens: Tensor) -> Tensor:
+def policy_inputs(tokenizer: AnyTokenizer, policy: ActorCritic, obs_tokens: Tensor) -> Tensor:
     """What the policy sees of tokens (..., K): frames (..., 3, R, R) in [0, 1], or codes (..., K, E)."""
     if policy.config.sees_frames:
         return tokenizer.decode(obs_tokens)

@@ -19,7 +19,8 @@ from iris_wm.envs import EnvConfig
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.policy.learner import PolicyLearnerConfig
 from iris_wm.spaces import ActionSpace
-from iris_wm.tokenizer.learner import TokenizerLearnerConfig
+from iris_wm.tokenizer.learner import PatchesLearnerConfig, TokenizerLearnerConfig
+from iris_wm.tokenizer.patches import PatchesConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.learner import WorldLearnerConfig
 from iris_wm.world.network import WorldConfig
@@ -30,7 +31,7 @@ _Base = TypeVar("_Base")
 
 def _as(cls: type[_Base], config: _Base) -> _Base:
     """The fields of a dataclass alone, of one that adds to it."""
-    return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})  # type: ignore[arg-type]
+    return cls(**{each.name: getattr(config, each.name) for each in fields(cls) if each.init})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class RunConfig(Config):
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """All randomness of the run follows from it."""
     env: EnvConfig = field(default_factory=EnvConfig)
-    tokenizer: TokenizerLearnerConfig = field(default_factory=TokenizerLearnerConfig)
+    tokenizer: TokenizerLearnerConfig | PatchesLearnerConfig = field(default_factory=TokenizerLearnerConfig)
+    """autoencoder: trained. patches: the squares of the frame are looked up in a table that grows."""
     world: WorldLearnerConfig = field(default_factory=WorldLearnerConfig)
     policy: PolicyLearnerConfig = field(default_factory=PolicyLearnerConfig)
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
@@ -97,10 +99,9 @@ class RunConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.env.resolution != self.tokenizer.autoencoder.resolution:
+        if self.env.resolution != self.tokenizer.resolution:
             raise ValueError(
-                f"env.resolution: got {self.env.resolution}, expected tokenizer.autoencoder.resolution "
-                f"({self.tokenizer.autoencoder.resolution})"
+                f"env.resolution: got {self.env.resolution}, expected the tokenizer's ({self.tokenizer.resolution})"
             )
         longest = max_past(self.world)
         if self.imagination.context == "burn_in" and self.imagination.burn_in > longest:
@@ -115,7 +116,9 @@ class RunConfig(Config):
         return AgentConfig(
             actions.sizes,
             actions.names,
-            _as(TokenizerConfig, self.tokenizer),
+            _as(PatchesConfig, self.tokenizer)
+            if isinstance(self.tokenizer, PatchesConfig)
+            else _as(TokenizerConfig, self.tokenizer),
             _as(WorldConfig, self.world),
             _as(PolicyConfig, self.policy),
         )

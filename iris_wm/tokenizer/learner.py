@@ -1,4 +1,4 @@
-"""How the tokenizer is trained: on single frames."""
+"""How a tokenizer learns: an autoencoder from single frames; a table of squares by taking them in."""
 
 from dataclasses import dataclass, field
 
@@ -7,9 +7,10 @@ import torch
 from iris_wm.data.batches import Batches
 from iris_wm.data.segment import Segment
 from iris_wm.optimization import OptimizationConfig
-from iris_wm.protocols import Named, Pieces
+from iris_wm.protocols import Learner, Named, Pieces
 from iris_wm.streams import Draw
 from iris_wm.tokenizer.loss import LPIPS, TokenizerLossConfig, tokenizer_loss
+from iris_wm.tokenizer.patches import AnyTokenizer, PatchesConfig, PatchTokenizer
 from iris_wm.tokenizer.quantizer import codebook_usage
 from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -57,3 +58,39 @@ class TokenizerLearner:
             used, perplexity = codebook_usage(output.obs_tokens, self.network.quantizer.codebook_size)
             are_finite = torch.isfinite(output.latents).all()  # of a NaN the nearest code is code 0
         return losses, {"codes_used": used, "perplexity": perplexity, "latents": are_finite}
+
+
+@dataclass(frozen=True)
+class PatchesLearnerConfig(PatchesConfig):
+    """The same: there is nothing to train."""
+
+
+class PatchesLearner:
+    """A Learner that takes in new squares at the beginning of its one step an epoch, and trains nothing."""
+
+    name = "tokenizer"
+    optimization = OptimizationConfig(steps_per_epoch=1, batch_size=1)
+    pieces = Pieces(1, 1)
+
+    def __init__(self, network: PatchTokenizer, cache: TokenCache) -> None:
+        self.network, self.cache, self._known = network, cache, 1.0
+
+    def begin_phase(self, batches: Batches, epoch: int) -> None:
+        """Codes in use stay, but squares that had none may have one now."""
+        self.cache.invalidate()
+        self._known = self.network.grow(batches.source)
+
+    def losses(self, segment: Segment, draw: Draw) -> tuple[Named, Named]:
+        """None; told are the codes in use, and which share of the new squares has one."""
+        return {}, {"codes_used": self.network.num_codes, "known_squares": torch.tensor(self._known)}
+
+
+def new_learner(
+    config: TokenizerLearnerConfig | PatchesLearnerConfig, network: AnyTokenizer, cache: TokenCache
+) -> Learner:
+    """Of the kind that the tokenizer is of."""
+    if isinstance(config, TokenizerLearnerConfig):
+        assert isinstance(network, Tokenizer)
+        return TokenizerLearner(config, network, cache)
+    assert isinstance(network, PatchTokenizer)
+    return PatchesLearner(network, cache)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iris_wm.data.batches import Batches
 from iris_wm.protocols import Learner, Source
-from iris_wm.tokenizer.tokenizer import Tokenizer
+from iris_wm.tokenizer.patches import AnyTokenizer
 
 CHUNK = 128
 
@@ -22,7 +22,7 @@ class TokenCache:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, on_progress: Callable[[int, int], None] = lambda done, total: None
+        self, tokenizer: AnyTokenizer, on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> None:
         self.tokenizer, self.on_progress = tokenizer, on_progress
         self.is_fresh = False
@@ -58,8 +58,8 @@ class TokenCache:
             decode: (num_steps,) bool, those of them whose reconstructions are needed.
         """
         self.is_fresh = False
-        device, num_decoded = next(self.tokenizer.parameters()).device, int(decode.sum())
-        size = self.tokenizer.config.autoencoder.resolution
+        device, num_decoded = self.tokenizer.quantizer.codebook.device, int(decode.sum())
+        size = self.tokenizer.config.resolution
         shape = source.num_steps, self.tokenizer.tokens_per_frame
         self._obs_tokens = torch.zeros(shape, dtype=torch.int32, device=device)
         self._slots = (decode.cumsum(0) - 1).clamp_min(0).to(device)

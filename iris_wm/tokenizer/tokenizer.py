@@ -1,7 +1,7 @@
 """The tokenizer: frames -> K tokens of a codebook -> frames."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from iris_wm.tokenizer.quantizer import (
 
 @dataclass(frozen=True)
 class TokenizerConfig(Config):
-    """The discrete autoencoder."""
+    """The discrete autoencoder (the paper's)."""
 
+    kind: Literal["autoencoder"] = field(default="autoencoder", init=False)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     quantizer: VectorQuantizerConfig | FiniteScalarQuantizerConfig = field(
         default_factory=VectorQuantizerConfig
@@ -33,6 +34,11 @@ class TokenizerConfig(Config):
     def tokens_per_frame(self) -> int:
         """K."""
         return self.autoencoder.latent_resolution**2
+
+    @property
+    def resolution(self) -> int:
+        """Width and height of frames in pixels."""
+        return self.autoencoder.resolution
 
 
 class TokenizerOutput(NamedTuple):

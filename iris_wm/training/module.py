@@ -61,6 +61,9 @@ class IrisModule(pl.LightningModule):
         self.report = lambda what, done, total: None
         self.learners = make_learners(config, self.agent, lambda *work: self.report(*work))
         self.networks = nn.ModuleDict({learner.name: learner.network for learner in self.learners})
+        self._trained = [
+            learner for learner in self.learners if any(True for _ in learner.network.parameters())
+        ]
         self.phases = phases(config, self.learners, self._collect, self._learn, self._evaluate)
         self.progress = RunProgress()
         self.numbers: Numbers = {}
@@ -86,8 +89,8 @@ class IrisModule(pl.LightningModule):
         return 0 < self.progress.position == num_steps
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One a learner, in their order."""
-        return [build_optimizer(learner.network, learner.optimization) for learner in self.learners]
+        """One for each learner that has something to train, in their order."""
+        return [build_optimizer(learner.network, learner.optimization) for learner in self._trained]
 
     def on_train_start(self) -> None:
         """Give restored moments the memory layout of their parameters, which the fused optimizer takes for granted."""
@@ -153,7 +156,10 @@ class IrisModule(pl.LightningModule):
         seed = stream_seed(self.config.seed, name, step.index)
         torch.manual_seed(seed)  # for dropout, which takes no generator
         draw = Draw.start(row_seeds(seed, len(self.segment), self.device), self.device)
-        return self._optimize(step, learner, *learner.losses(self.segment, draw))
+        losses, measured = learner.losses(self.segment, draw)
+        if not losses:  # what it has learned, it learned as the phase began
+            return {name: float(value) for name, value in measured.items()}
+        return self._optimize(step, learner, losses, measured)
 
     def _evaluate(self, step: Step) -> Numbers:
         config = self.config.evaluation
@@ -178,7 +184,7 @@ class IrisModule(pl.LightningModule):
         """Backward, check, clip, step. Nothing is applied unless every number is finite."""
         optimizers = self.optimizers()
         optimizer = (optimizers if isinstance(optimizers, list) else [optimizers])[
-            self.learners.index(learner)
+            self._trained.index(learner)
         ]
         optimizer.zero_grad(set_to_none=True)
         checks = {name: value for name, value in measured.items() if value.dtype == torch.bool}

@@ -13,7 +13,7 @@ from iris_wm.agent import Agent, AgentConfig
 from iris_wm.policy.learner import PolicyLearner
 from iris_wm.protocols import Learner
 from iris_wm.runs.config import RunConfig
-from iris_wm.tokenizer.learner import TokenizerLearner
+from iris_wm.tokenizer.learner import new_learner
 from iris_wm.tokenizer.token_cache import TokenCache
 from iris_wm.world.learner import WorldLearner
 from iris_wm.world.token_world import SamplingConfig
@@ -35,7 +35,7 @@ def iris_learners(config: RunConfig, agent: Agent, report: Report) -> list[Learn
         dtype=torch.bfloat16 if config.trainer.precision == "bf16" else torch.float32,
     )
     return [
-        TokenizerLearner(config.tokenizer, agent.tokenizer, cache),
+        new_learner(config.tokenizer, agent.tokenizer, cache),
         WorldLearner(config.world, agent.world, cache),
         PolicyLearner(config.policy, agent.policy, cache, config.imagination, new_world, agent.look),
     ]

@@ -5,6 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 from rich.console import Console
 
+from iris_wm.tokenizer.tokenizer import Tokenizer
 from iris_wm.training.module import IrisModule
 from iris_wm.training.schedule import Step
 
@@ -22,9 +23,10 @@ class CodebookWatch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Step, batch_idx: int
     ) -> None:
         """Count at the end of a tokenizer phase."""
-        if batch.component != "tokenizer" or not batch.is_last:
-            return
         assert isinstance(pl_module, IrisModule)
+        is_trained = isinstance(pl_module.agent.tokenizer, Tokenizer)
+        if batch.component != "tokenizer" or not batch.is_last or not is_trained:
+            return
         used = pl_module.numbers["tokenizer/codes_used"]
         size = pl_module.agent.tokenizer.quantizer.codebook_size
         self.phases_asleep = self.phases_asleep + 1 if used < LEAST_SHARE * size else 0

@@ -17,7 +17,8 @@ from iris_wm.data.segment import Segment
 from iris_wm.protocols import Outcome
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw
-from iris_wm.tokenizer.tokenizer import Tokenizer, to_uint8
+from iris_wm.tokenizer.patches import AnyTokenizer
+from iris_wm.tokenizer.tokenizer import to_uint8
 from iris_wm.world.kv_cache import KVCache
 from iris_wm.world.network import WorldConfig, WorldNetwork
 from iris_wm.world.transformer import decode
@@ -78,7 +79,7 @@ class TokenWorld:
     def __init__(
         self,
         network: WorldNetwork,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         actions: ActionSpace,
         sampling: SamplingConfig | None = None,
         *,
