@@ -1,6 +1,6 @@
 """The whole system learns: Catch, practised in imagination alone, and what must not learn does not.
 
-One seed is part of `make test`; `make test-learning` trains three, and the ablations.
+One seed is part of `make test-product`; `make test-learning` trains three, and the ablations.
 """
 
 import time
@@ -62,7 +62,7 @@ def learn(tmp_path: Path) -> Callable[..., float]:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=slow) for seed in (0, 1, 2)])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=slow), pytest.param(2, marks=slow)])
 def test_nine_tenths_of_the_optimum_in_imagination_alone(learn, seed: int):
     assert learn(seed) >= GOOD
 
