@@ -242,9 +242,9 @@ def test_token_cache(preset):
     with NoWait():
         replay = Replay(10, agent.actions, (3, 64, 64), "cuda")
         replay._frames, replay._num_steps = torch.zeros(6, 3, 64, 64, dtype=torch.uint8, device="cuda"), 6
-        cache = TokenCache(replay, agent.tokenizer.tokens_per_frame)
+        cache = TokenCache(agent.tokenizer)
         encode = torch.tensor([True, True, False, True, True, False])
-        cache.fill(agent.tokenizer, encode, encode & (torch.arange(6) > 0), lambda done, total: None)
+        cache.fill(replay, encode, encode & (torch.arange(6) > 0))
         indices = torch.tensor([[0, 1], [3, 4]])
         segment = replay.gather(indices, indices > 0)
     with DeviceOnly():
