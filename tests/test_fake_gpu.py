@@ -227,7 +227,7 @@ def test_rollouts_of_presets(preset):
         "{kind: parallel, queries: current_step, attention: block_causal}",
         "{kind: block}",
     ],
-    ids=["autoregressive", "parallel", "block-causal"],
+    ids=["autoregressive", "parallel", "block-causal", "block"],
 )
 def test_rollouts_of_every_kind(prediction, window, inputs, references):
     config = small(f"world.prediction={prediction}", f"world.window={window}", f"policy.inputs={inputs}")

@@ -5,7 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 from rich.console import Console
 
-from iris_wm.tokenizer.tokenizer import Tokenizer
+from iris_wm.tokenizer.patches import PatchTokenizer
 from iris_wm.training.module import IrisModule
 from iris_wm.training.schedule import Step
 
@@ -24,7 +24,7 @@ class CodebookWatch(pl.Callback):
     ) -> None:
         """Count at the end of a tokenizer phase."""
         assert isinstance(pl_module, IrisModule)
-        is_trained = isinstance(pl_module.agent.tokenizer, Tokenizer)
+        is_trained = not isinstance(pl_module.agent.tokenizer, PatchTokenizer)
         if batch.component != "tokenizer" or not batch.is_last or not is_trained:
             return
         used = pl_module.numbers["tokenizer/codes_used"]

@@ -41,7 +41,7 @@ def test_states(make_plan: MakePlan):
         ({"env_steps": 1001}, State.REFUSED, "took 1,001 env steps, the benchmark allows 1,000"),
         ({"seed": 5}, State.REFUSED, "seed: got 5, expected 0"),
         ({"preset": "other"}, State.REFUSED, "preset: got 'other', expected 'tiny'"),
-        ({"epochs": "many"}, State.HALF_DONE, "epochs: expected a whole number"),
+        ({"epochs": "many"}, State.HALF_DONE, 'epochs: got "many", expected a whole number'),
     ],
 )
 def test_results_that_are_not_the_jobs(make_plan: MakePlan, changes: dict, state: State, reason: str):

@@ -1,5 +1,6 @@
 """The server as a hostile or clumsy browser meets it: nothing that arrives may stop it."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -335,9 +336,10 @@ def listening_addresses(pid: int) -> set[str]:
     """Local addresses of a process's listening TCP sockets, as Linux writes them in /proc/net/tcp."""
     inodes = set()
     for entry in os.scandir(f"/proc/{pid}/fd"):
-        target = os.readlink(entry.path)
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
+        with contextlib.suppress(FileNotFoundError):  # closed since the folder was read
+            target = os.readlink(entry.path)
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
     found = set()
     for table in ("tcp", "tcp6"):
         with open(f"/proc/{pid}/net/{table}") as lines:

@@ -14,7 +14,7 @@ REFUSED = [
     ("seed", "1.5", "got 1.5, expected a whole number"),
     ("seed", "true", "got true, expected a whole number"),
     ("env.id", "''", "got '', expected the name of a game"),
-    ("env.resolution", "32", "got 32, expected tokenizer.autoencoder.resolution (64)"),
+    ("env.resolution", "32", "got 32, expected the tokenizer's (64)"),
     ("env.frame_skip", "0", "got 0, expected a whole number from 1 to 100"),
     ("env.noop_max", "-1", "got -1, expected a whole number from 0 to 1000"),
     ("env.sticky", "1.0", "got 1.0, expected a number from 0 to below 1"),
@@ -35,7 +35,7 @@ REFUSED = [
     ("world.context_steps", "1", "got 1, expected a whole number of at least 2"),
     ("world.dropout", "1", "got 1, expected a number from 0 to below 1"),
     ("world.dropout", ".nan", "got nan, expected a number from 0 to below 1"),
-    ("world.prediction", "block", 'got "block", expected one of "autoregressive", "parallel"'),
+    ("world.prediction", "sideways", 'got "sideways", expected one of "autoregressive", "parallel"'),
     ("policy.hidden_size", "0", "got 0, expected a whole number of at least 1"),
     ("policy.inputs", "pixels", 'got "pixels", expected one of "frames", "tokens"'),
     ("tokenizer.loss.l1", "-1", "got -1, expected a number of at least 0"),
@@ -123,9 +123,7 @@ def test_frames_of_a_policy_need_a_multiple_of_16():
         "tokenizer.autoencoder.channel_multipliers=[1]",
     ]
     config = build_config(RunConfig, apply_overrides({}, size))
-    with pytest.raises(
-        ValueError, match=r"tokenizer\.autoencoder\.resolution: got 24, expected a multiple of 16"
-    ):
+    with pytest.raises(ValueError, match=r"tokenizer: got a resolution of 24, expected a multiple of 16"):
         config.agent_config(ActionSpace.discrete(4))
     build_config(RunConfig, apply_overrides({}, [*size, "policy.inputs=tokens"])).agent_config(
         ActionSpace.discrete(4)
