@@ -70,6 +70,7 @@ class Seeing:
     def start(self, batch_size: int) -> None:
         """It remembers nothing."""
 
+    @torch.no_grad()
     def act(self, frames: Tensor, memory: None, draw: Draw) -> tuple[Tensor, None]:
         """The policy's actions (B, 1) for frames (B, C, H, W) uint8."""
         seen = to_uint8(self.agent.tokenizer.reconstruct(frames)).permute(0, 2, 3, 1)
