@@ -24,7 +24,6 @@ class Patches(nn.Module):
     quantizer = property(lambda self: self)  # has codebook_size, embedding_dim and lookup
 
     def __init__(self, config, frames=None):
-        """frames: (B, C, H, W) uint8, of whose patches the list holds the most frequent."""
         super().__init__()
         self.config = config
         self.codebook = nn.Parameter(torch.zeros(self.codebook_size, self.embedding_dim), requires_grad=False)
@@ -54,7 +53,7 @@ if __name__ == "__main__":
     env = make_env(config.env)
     seen = [play_episode(RandomActor(env.actions), env, num_steps=50, seed=seed).frames for seed in range(20)]
     patches = Patches(config.tokenizer, torch.cat(seen))
-    all_but_the_tokenizers = lambda *parts: iris_learners(*parts)[1:]  # noqa: E731
-    fit(config, run, make_agent=lambda c: Agent(c, patches), make_learners=all_but_the_tokenizers)
+    others = lambda *parts: iris_learners(*parts)[1:]  # noqa: E731
+    fit(config, run, make_agent=lambda c: Agent(c, patches), make_learners=others)
     dream = Agent.load(run, Patches(config.tokenizer)).dream(seen[0][0], horizon=20)
     print(f"dreamed {len(dream)} steps, return {float(dream.rewards.sum()):.0f}")

@@ -88,9 +88,8 @@ class PatchesLearner:
 def new_learner(
     config: TokenizerLearnerConfig | PatchesLearnerConfig, network: AnyTokenizer, cache: TokenCache
 ) -> Learner:
-    """Of the kind that the tokenizer is of."""
-    if isinstance(config, TokenizerLearnerConfig):
-        assert isinstance(network, Tokenizer)
-        return TokenizerLearner(config, network, cache)
-    assert isinstance(network, PatchTokenizer)
-    return PatchesLearner(network, cache)
+    """Of the kind that the tokenizer is of; one of the user's own takes the autoencoder's, or another in its place."""
+    if isinstance(network, PatchTokenizer):
+        return PatchesLearner(network, cache)
+    assert isinstance(config, TokenizerLearnerConfig)
+    return TokenizerLearner(config, network, cache)
