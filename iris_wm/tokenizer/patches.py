@@ -78,7 +78,7 @@ class PatchTokenizer(nn.Module):
 
     def lookup(self, obs_tokens: Tensor) -> Tensor:
         """Codes' vectors. (..., K) -> (..., K, E) float32."""
-        return self.codebook[obs_tokens]
+        return _centred(self.squares[obs_tokens]) / 127.5
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:

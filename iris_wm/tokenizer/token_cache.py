@@ -70,9 +70,8 @@ class TokenCache:
             frames = source.gather(chunk[None], torch.ones(1, len(chunk), dtype=torch.bool)).frames[0]
             obs_tokens = self.tokenizer.encode(frames)
             self._obs_tokens[chunk.to(device)] = obs_tokens.to(torch.int32)
-            wanted = (
-                decode[chunk].nonzero().squeeze(1)
-            )  # on the host: a mask of the device would be waited for
+            # On the host: a mask of the device would be waited for.
+            wanted = decode[chunk].nonzero().squeeze(1)
             if len(wanted):
                 slots = self._slots[chunk[wanted].to(device)]
                 self._reconstructions[slots] = self.tokenizer.decode(obs_tokens[wanted.to(device)])

@@ -367,13 +367,15 @@ class TokenWorld:
                 positions + network.query_embedding.weight, state.obs_tokens, actions
             )
         hidden = ln_out(self._feed(state.cache, embeddings, queries, num_wanted=layout.tokens_per_step))
-        if queries is None:  # the frame's rows stand before the action's
-            hidden = hidden.roll(1, dims=1)
+        if queries is None:
+            asking, at_action = hidden[:, :-1], hidden[:, -1]
+        else:
+            at_action, asking = hidden[:, 0], hidden[:, 1:]
         head, linear = self._head, torch.nn.functional.linear
-        inner = linear(hidden[:, 1:].to(head.fc_1_weight.dtype), head.fc_1_weight, head.fc_1_bias).relu()
+        inner = linear(asking.to(head.fc_1_weight.dtype), head.fc_1_weight, head.fc_1_bias).relu()
         logits = linear(inner, head.fc_2_weight, head.fc_2_bias).float()
         tokens = self._sample(logits.flatten(0, 1), draw, self.sampling.top_k, self.sampling.top_p)
-        return tokens.view(-1, layout.tokens_per_frame), hidden[:, 0], [logits]
+        return tokens.view(-1, layout.tokens_per_frame), at_action, [logits]
 
     def _outcome(self, at_action: Tensor, obs_tokens: Tensor, logits: list[Tensor], draw: Draw) -> Outcome:
         """logits: of the frame's tokens, (B, V) each or (B, K, V) at once."""
