@@ -37,13 +37,7 @@ class Run:
     result: FitResult
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Bit-exactness holds for one number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
