@@ -1,5 +1,7 @@
 """The C kernels of the CPU: equal to the references, for any number of threads, and never missed where they are not."""
 
+import platform
+import shutil
 import subprocess
 import sys
 
@@ -86,7 +88,7 @@ def test_rows_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("channels", "num_groups", "height", "width"),
-    [(64, 32, 9, 7), (64, 64, 4, 4), (32, 2, 5, 1), (16, 4, 16, 16), (128, 32, 1, 1), (48, 3, 3, 3)],
+    [(64, 32, 9, 7), (64, 64, 4, 4), (32, 8, 5, 1), (16, 4, 16, 16), (128, 32, 1, 1), (48, 12, 3, 3)],
 )
 def test_group_norm_silu(channels: int, num_groups: int, height: int, width: int, dtype: torch.dtype) -> None:
     """With a mean ten times the deviation, which costs digits where sums of squares are subtracted."""
@@ -234,6 +236,23 @@ def test_without_a_compiler_everything_runs_in_pytorch(compiler: str, tmp_path) 
     )
     environment = {"CC": compiler, library.CACHE_VARIABLE: str(tmp_path), "PATH": "/usr/bin:/bin"}
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=120, env=environment)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["decode_layers", "head_sample", "group_norm_silu"])
+def test_vectors_are_as_wide_as_the_processor(name: str, tmp_path) -> None:
+    """gcc takes apart, number by number, what its target has no vectors for: a factor of five."""
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        pytest.skip("only gcc tells")
+    source, macros = library.SOURCES / f"{name}.c", ["-DHEAD_SIZE=16", "-DELEMENT_IS_BFLOAT16=0"]
+    for target in ("-march=native", *(["-mavx2", "-mavx512f"] if platform.machine() == "x86_64" else [])):
+        options = [each for each in library.COMPILE if not each.startswith("-march")]
+        told = subprocess.run(
+            [gcc, *options, target, *macros, "-Wvector-operation-performance", str(source), "-o", str(tmp_path / "o")],
+            check=True, capture_output=True, text=True, timeout=120,
+        ).stderr  # fmt: skip
+        assert "piecewise" not in told, (target, told[:500])
 
 
 @needs_compiler

@@ -1,8 +1,8 @@
 /* Attention of a few new rows over a key-value cache: the attention of decode_layers on a CPU.
 
    The time goes into reading the cache, so every key and value is read once. One head of one batch entry is a
-   problem of its own. Up to FEW new rows: vectors run along the head, and the products with 16 keys are summed
-   together. More: vectors run along 16 rows. Compiled for one HEAD_SIZE, a multiple of 16. */
+   problem of its own. Up to FEW new rows: vectors run along the head, and the products with LANES keys are summed
+   together. More: vectors run along LANES rows. Compiled for one HEAD_SIZE, a multiple of 16. */
 
 #include "vectors.h"
 
@@ -11,10 +11,16 @@
 #define KEYS 8
 #define ROWS 4
 
-/* a0+a1, a2+a3, ..., b0+b1, ...: four rounds of it sum 16 vectors to one. */
+/* a0+a1, a2+a3, ..., b0+b1, ...: log2(LANES) rounds of it sum LANES vectors to one. */
 static inline vec add_pairs(vec a, vec b) {
+#if LANES == 16
 #define PAIRS(i) \
     i, i + 2, i + 4, i + 6, i + 8, i + 10, i + 12, i + 14, i + 16, i + 18, i + 20, i + 22, i + 24, i + 26, i + 28, i + 30
+#elif LANES == 8
+#define PAIRS(i) i, i + 2, i + 4, i + 6, i + 8, i + 10, i + 12, i + 14
+#else
+#define PAIRS(i) i, i + 2, i + 4, i + 6
+#endif
 #ifdef __clang__
     return __builtin_shufflevector(a, b, PAIRS(0)) + __builtin_shufflevector(a, b, PAIRS(1));
 #else
@@ -140,7 +146,7 @@ int decode_attention(const element *qkv, element *k_cache, element *v_cache, ele
         element *keys = k_cache + (long)problem * max_length * HEAD_SIZE;
         element *values = v_cache + (long)problem * max_length * HEAD_SIZE;
         element *to = out + entry * n * width + head * HEAD_SIZE;
-        float scores[LANES * (length + LANES)];
+        float scores[LANES * (length + LANES + KEYS)];
         for (int i = 0; i < n; i++) {
             memcpy(keys + (long)(position + i) * HEAD_SIZE, rows + i * stride + width, HEAD_SIZE * sizeof(element));
             memcpy(values + (long)(position + i) * HEAD_SIZE, rows + i * stride + 2 * width,

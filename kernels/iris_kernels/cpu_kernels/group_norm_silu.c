@@ -1,11 +1,13 @@
 /* GroupNorm, then SiLU, of channels-last maps (batch, pixels, channels): forward and backward.
 
-   16 neighbouring channels of a picture are a problem of their own; they must hold whole groups. Statistics are of
+   LANES neighbouring channels of a picture are a problem of their own; they must hold whole groups. Statistics are of
    differences to the first pixel, so a mean far from zero costs no digits, and are summed in runs of RUN pixels. */
 
 #include "vectors.h"
 
 #define RUN 64
+
+const int lanes = LANES;
 
 /* Sums over each group's lanes, in every lane of the group. */
 static inline vec over_groups(vec a, int size) {

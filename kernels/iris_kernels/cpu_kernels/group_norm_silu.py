@@ -18,9 +18,9 @@ def is_available(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> bo
         x.dtype in (torch.float32, torch.bfloat16)
         and weight.dtype == bias.dtype == torch.float32
         and channels % 16 == 0
-        and 16 % (channels // num_groups) == 0
         and x.numel() > 0
-        and _library(x.dtype) is not None
+        and (library := _library(x.dtype)) is not None
+        and ctypes.c_int.in_dll(library, "lanes").value % (channels // num_groups) == 0
     )
 
 

@@ -1,6 +1,6 @@
 /* A token a row: the code with the largest logits + Gumbel noise, by the Philox 4x32-10 of philox.py.
 
-   16 counters run side by side; each gives the four numbers of four neighbouring codes. */
+   LANES counters run side by side; each gives the four numbers of four neighbouring codes. */
 
 #include "vectors.h"
 
@@ -8,23 +8,22 @@
 #define CODES (4 * LANES)
 
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint64_t long_words __attribute__((vector_size(8 * LANES), aligned(8)));
 
-static inline words high_half(long_words product) { return __builtin_convertvector(product >> 32, words); }
-static inline words low_half(long_words product) { return __builtin_convertvector(product, words); }
-
-/* The words of 16 counters (first + lane, c1, c2, c3): word w of lane i goes to out[4 i + w]. */
+/* The words of LANES counters (first + lane, c1, c2, c3): word w of lane i goes to out[4 i + w]. The compiler makes
+   vectors of these loops, with the widening products that its processor has. */
 static inline void philox(uint64_t key, uint32_t first, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t *out) {
-    words counter[4] = {{0}, c1 - (words){0}, c2 - (words){0}, c3 - (words){0}};
-    for (int i = 0; i < LANES; i++) counter[0][i] = first + i;
+    uint32_t counter[4][LANES];
+    for (int i = 0; i < LANES; i++)
+        counter[0][i] = first + i, counter[1][i] = c1, counter[2][i] = c2, counter[3][i] = c3;
     uint32_t key_low = (uint32_t)key, key_high = (uint32_t)(key >> 32);
     for (int round = 0; round < ROUNDS; round++) {
-        long_words a = __builtin_convertvector(counter[0], long_words) * 0xD2511F53ul;
-        long_words b = __builtin_convertvector(counter[2], long_words) * 0xCD9E8D57ul;
-        counter[0] = high_half(b) ^ counter[1] ^ key_low;
-        counter[2] = high_half(a) ^ counter[3] ^ key_high;
-        counter[1] = low_half(b);
-        counter[3] = low_half(a);
+        for (int i = 0; i < LANES; i++) {
+            uint64_t a = counter[0][i] * (uint64_t)0xD2511F53u, b = counter[2][i] * (uint64_t)0xCD9E8D57u;
+            counter[0][i] = (uint32_t)(b >> 32) ^ counter[1][i] ^ key_low;
+            counter[2][i] = (uint32_t)(a >> 32) ^ counter[3][i] ^ key_high;
+            counter[1][i] = (uint32_t)b;
+            counter[3][i] = (uint32_t)a;
+        }
         key_low += 0x9E3779B9u;
         key_high += 0xBB67AE85u;
     }

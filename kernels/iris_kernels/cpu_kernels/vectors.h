@@ -1,4 +1,6 @@
-/* Vectors of 16 numbers in GNU C, whatever the processor's own width, and elements of float or bfloat16.
+/* Vectors of as many numbers as the processor's own hold, in GNU C, and elements of float or bfloat16.
+
+   Wider ones would be taken apart number by number: gcc does so with comparisons and shuffles.
 
    ELEMENT_IS_BFLOAT16 chooses the type of the tensors; all arithmetic is in float. */
 
@@ -6,7 +8,13 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512F__)
 #define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
