@@ -21,7 +21,6 @@ from iris_wm.checkpoint import durable, replay_segments, tree
 from iris_wm.checkpoint.agent_files import agent_to_bytes, load_agent
 from iris_wm.checkpoint.durable import FileEntry
 from iris_wm.checkpoint.errors import DamagedCheckpoint, DamagedState, OtherFormat, ResourceError
-from iris_wm.checkpoint.replay_segments import ReplaySource
 from iris_wm.checkpoint.run_folder import RunFolder
 from iris_wm.checkpoint.verify import (
     MANIFEST_FILE,
@@ -38,6 +37,7 @@ from iris_wm.checkpoint.verify import (
     read_manifest,
     verify_checkpoint,
 )
+from iris_wm.data.replay import Replay
 
 TRAINING_TENSORS = "training.safetensors"
 TRAINING_STRUCTURE = "training.json"
@@ -73,7 +73,7 @@ def save_checkpoint(
     agent: dict[str, Tensor],
     agent_config: dict[str, Any],
     training: Any,
-    replay: ReplaySource | None = None,
+    replay: Replay | None = None,
     score: float | None = None,
     keep_last: int = 2,
 ) -> Path:
@@ -234,16 +234,18 @@ def _read(found: Found) -> Checkpoint:
 
 
 def _remove_unreferenced_segments(run: RunFolder) -> None:
-    """Removes the segments that neither a checkpoint nor the running process names."""
-    referenced = set(run.segments)
+    """Removes the segments that neither a checkpoint nor the running process names; other files are left alone."""
+    names = {entry.name for entry in run.segments}
     for folder in list_checkpoints(run.path):
         try:
-            referenced.update(read_manifest(folder).replay)
+            names.update(entry.name for entry in read_manifest(folder).replay)
         except OtherFormat:
             return
         except DamagedCheckpoint:
             continue
-    replay_segments.remove_unreferenced(run.replay, referenced)
+    for path in sorted(run.replay.glob("segment-*.bin")):
+        if path.name not in names:
+            path.unlink(missing_ok=True)
 
 
 def _check_free_space(path: Path, size: int) -> None:

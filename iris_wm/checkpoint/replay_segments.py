@@ -4,11 +4,9 @@ A file holds the steps [start, stop) of every replay array: a safetensors file, 
 the range and the beginning of its sha256, so other contents never take the place of a file that a checkpoint names.
 """
 
-import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import safetensors.torch
 import torch
@@ -18,22 +16,11 @@ from iris_wm.checkpoint import durable
 from iris_wm.checkpoint.errors import DamagedCheckpoint
 from iris_wm.checkpoint.tree import plain, read_tensors
 from iris_wm.checkpoint.verify import SegmentEntry
+from iris_wm.data.replay import Replay
 
 MAX_STEPS = 4096
 MAX_RAW_BYTES = 2**27
 _LEVEL = 1
-_NAME = re.compile(r"segment-(\d{9})-(\d{9})-([0-9a-f]{12})\.bin")
-
-
-class ReplaySource(Protocol):
-    """What a checkpoint needs of a replay; ``iris_wm.data.replay.Replay`` is one."""
-
-    @property
-    def num_steps(self) -> int:
-        """Steps stored so far."""
-
-    def export_steps(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Steps start to stop: tensors with stop - start rows each, on the CPU."""
 
 
 def segment_to_bytes(arrays: dict[str, Tensor], start: int, stop: int) -> bytes:
@@ -72,7 +59,7 @@ def read_segment(folder: Path, entry: SegmentEntry) -> dict[str, Tensor]:
 
 
 def pack_new_steps(
-    folder: Path, entries: Sequence[SegmentEntry], replay: ReplaySource
+    folder: Path, entries: Sequence[SegmentEntry], replay: Replay
 ) -> tuple[list[SegmentEntry], dict[str, bytes]]:
     """(entries for every step of ``replay``, contents of the files still to be written by name).
 
@@ -108,11 +95,3 @@ def write_segments(folder: Path, files: dict[str, bytes]) -> None:
     """Writes segment files by name; each appears in one instant and is on the disk when this returns."""
     for name, data in files.items():
         durable.replace_file(folder / name, data)
-
-
-def remove_unreferenced(folder: Path, referenced: Iterable[SegmentEntry]) -> None:
-    """Removes segment files that no entry names. Other files are left alone."""
-    names = {entry.name for entry in referenced}
-    for path in folder.iterdir():
-        if _NAME.fullmatch(path.name) and path.name not in names:
-            path.unlink(missing_ok=True)

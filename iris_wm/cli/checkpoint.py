@@ -6,6 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iris_wm.checkpoint.errors import EXIT_DAMAGED, EXIT_FINISHED, DamagedState, NoUsableCheckpoint
+from iris_wm.checkpoint.run_folder import RunFolder
+from iris_wm.checkpoint.verify import (
+    best_checkpoint,
+    checkpoint_order,
+    find_problem,
+    list_checkpoints,
+    newest_verified,
+    read_manifest,
+    verify_checkpoint,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,8 +56,6 @@ def run(options: argparse.Namespace) -> int:
 
 def verify_run(path: str | Path, console: "Console") -> int:
     """Verify a checkpoint folder, or all checkpoints of a run folder; 3 if any of them is damaged."""
-    from iris_wm.checkpoint.verify import find_problem
-
     problems = {folder: find_problem(folder) for folder in _checkpoints_in(Path(path))}
     for folder, problem in problems.items():
         console.print(
@@ -59,8 +67,6 @@ def verify_run(path: str | Path, console: "Console") -> int:
 def list_run(run: str | Path, console: "Console") -> int:
     """Show the checkpoints of a run folder, oldest first, with the reason below for each that is damaged."""
     from rich.table import Table
-
-    from iris_wm.checkpoint.verify import best_checkpoint, find_problem
 
     folders = _checkpoints_in(Path(run))[::-1]
     problems = {folder: find_problem(folder) for folder in folders}
@@ -83,7 +89,6 @@ def list_run(run: str | Path, console: "Console") -> int:
 def prune_run(run: str | Path, keep_last: int, damaged_too: bool, console: "Console") -> int:
     """Remove all but the last `keep_last` verified checkpoints and the best; needs the run to be stopped."""
     from iris_wm.checkpoint.folder import prune
-    from iris_wm.checkpoint.run_folder import RunFolder
 
     with RunFolder(run) as folder:
         removed = prune(folder, keep_last, damaged_too=damaged_too)
@@ -117,8 +122,6 @@ def export_agent(source: str | Path, target: str | Path, which: str, console: "C
 
 def select_checkpoint(source: Path, which: str = "newest") -> Path:
     """A verified checkpoint folder: `source` itself, or the newest, the best or a named one of a run folder."""
-    from iris_wm.checkpoint.verify import best_checkpoint, newest_verified, verify_checkpoint
-
     folders = _checkpoints_in(source)
     if len(folders) == 1 and folders[0].name == Path(os.path.abspath(source)).name:
         chosen: Path | None = folders[0]
@@ -139,8 +142,6 @@ def select_checkpoint(source: Path, which: str = "newest") -> Path:
 
 def _checkpoints_in(path: Path) -> list[Path]:
     """The checkpoint folder itself, or those of a run folder, newest first; at least one."""
-    from iris_wm.checkpoint.verify import checkpoint_order, list_checkpoints
-
     path = Path(os.path.abspath(path))
     if not path.is_dir():
         raise ValueError(f"{path}: expected a run folder or a checkpoint folder")
@@ -154,8 +155,6 @@ def _checkpoints_in(path: Path) -> list[Path]:
 
 def _row(folder: Path) -> list[str]:
     """The cells that come from a manifest; empty ones if it cannot be read."""
-    from iris_wm.checkpoint.verify import read_manifest
-
     try:
         manifest = read_manifest(folder)
     except DamagedState:

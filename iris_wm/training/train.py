@@ -20,9 +20,8 @@ from rich.console import Console
 
 from iris_wm.agent import Agent, check_size
 from iris_wm.checkpoint.errors import NumericFailure, ResourceError, Stopped
-from iris_wm.checkpoint.folder import Checkpoint, load_checkpoint, resume
+from iris_wm.checkpoint.folder import Checkpoint, load_newest, resume
 from iris_wm.checkpoint.run_folder import RunFolder
-from iris_wm.checkpoint.verify import newest_verified
 from iris_wm.config import dump_yaml
 from iris_wm.envs import make_env
 from iris_wm.envs.snapshot import SnapshotEnv
@@ -105,9 +104,8 @@ def _follow(
     parts: Parts,
 ) -> FitResult:
     """What a process that rank 0 has started does: the same, but it writes nothing, and its end is rank 0's."""
-    found = newest_verified(path)
+    checkpoint = load_newest(path)
     try:
-        checkpoint = load_checkpoint(found.folder) if found else None
         return _train(config, path, None, checkpoint, envs, console, stop, parts)
     except (Stopped, NumericFailure):  # raised in all processes; what rank 0 says counts
         sys.exit(0)

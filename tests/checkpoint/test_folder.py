@@ -93,6 +93,7 @@ def test_resume_continues_where_the_checkpoint_stood(toy):
     run.metrics.append(25, 0, {"lost": 1.0})
     run.close()
     stray = toy.path / "replay" / "segment-000000020-000000025-0123456789ab.bin"
+    (toy.path / "replay" / "notes.txt").write_text("mine")
     leftovers = [toy.path / "checkpoints" / ".tmp-step-000000003", toy.path / "replay" / ".tmp-segment"]
     leftovers[0].mkdir()
     (leftovers[0] / "agent.safetensors").write_bytes(b"half")
@@ -101,6 +102,7 @@ def test_resume_continues_where_the_checkpoint_stood(toy):
     with toy.open() as run:
         toy.check(resume(run), 2)
         assert not stray.exists()
+        (toy.path / "replay" / "notes.txt").unlink()  # nobody else has removed it
         assert not [path for path in toy.path.rglob("*") if path.name.startswith(".tmp-")]
         assert "lost" not in (toy.path / "metrics.csv").read_text()
         assert len(segments(toy)) == 2

@@ -17,7 +17,6 @@ from iris_wm.checkpoint.replay_segments import (
     MAX_STEPS,
     pack_new_steps,
     read_segment,
-    remove_unreferenced,
     segment_to_bytes,
     write_segments,
 )
@@ -112,17 +111,6 @@ def test_rows_that_do_not_fit_the_range_are_refused():
 def test_ranges_must_follow_each_other(ranges):
     with pytest.raises(ValueError, match=r"expected some from \d on"):
         check_ranges([SegmentEntry(1, "0" * 64, start, stop) for start, stop in ranges])
-
-
-def test_only_unreferenced_segments_are_removed(tmp_path, toy):
-    entries, files = pack_new_steps(tmp_path, [], toy.replay(20))
-    write_segments(tmp_path, files)
-    orphan = tmp_path / "segment-000000020-000000030-0123456789ab.bin"
-    other = tmp_path / "notes.txt"
-    for path in (orphan, other):
-        path.write_bytes(b"x")
-    remove_unreferenced(tmp_path, entries)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([entries[0].name, "notes.txt"])
 
 
 def packed(arrays=None, header=None, body=b"abc"):
