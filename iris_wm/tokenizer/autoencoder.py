@@ -140,62 +140,10 @@ class Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self._merged: dict[torch.dtype, tuple[Tensor, ...]] = {}
 
     def forward(self, maps: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or maps.device.type != "cpu":
-            return self.conv(F.interpolate(maps, scale_factor=2.0, mode="nearest"))
-        return upsample_conv(maps, *self._merged_weights(maps.dtype))
-
-    def _merged_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Kept until the convolution's own weights change, which their version does not tell: fused optimizers
-        do not count it up."""
-        weight, bias = self.conv.weight.detach(), self.conv.bias
-        assert bias is not None
-        kept = self._merged.get(dtype)
-        if kept is None or not (torch.equal(kept[2], weight) and torch.equal(kept[3], bias)):
-            kept = (*merge_taps(weight, bias, dtype), weight.clone(), bias.detach().clone())
-            self._merged[dtype] = kept
-        return kept[0], kept[1]
-
-
-def upsample_conv(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A 3x3 convolution of doubled maps with 4/9 of the multiplications: four 2x2 convolutions of the maps as they are.
-
-    maps (B, C, H, W); weight (4 C_out, C, 2, 2) and bias (4 C_out,) of merge_taps -> (B, C_out, 2 H, 2 W),
-    channels-last.
-    """
-    batch_size, _, height, width = maps.shape
-    channels = len(weight) // 4
-    parts = F.conv2d(maps, weight, bias, padding=1).contiguous(memory_format=torch.channels_last)
-    # (B, 4 C_out, H + 1, W + 1). The part for odd rows starts one row further down, that for odd columns one column
-    # further right: with strides, all four are one view, copied once.
-    per_picture, _, per_row, per_column = parts.stride()
-    doubled = parts.as_strided(
-        (batch_size, height, 2, width, 2, channels),
-        (per_picture, per_row, per_row + 2 * channels, per_column, per_column + channels, 1),
-    )
-    doubled = doubled.reshape(batch_size, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
-    return doubled.contiguous(memory_format=torch.channels_last)
-
-
-def merge_taps(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The 3x3 convolution after nearest-neighbour doubling as one 2x2 convolution before it, for upsample_conv.
-
-    Doubled pixels come in pairs, so of the 3 taps in a direction two fall on the same pixel and are one tap, their
-    sum: four 2x2 kernels, one for each parity of row and column. Summed in the weights' own dtype.
-
-    weight (C_out, C, 3, 3), bias (C_out,) -> (4 C_out, C, 2, 2), (4 C_out,) of dtype.
-    """
-    rows = [_merge_taps(weight, 2, parity) for parity in (0, 1)]
-    kernels = torch.cat([_merge_taps(row, 3, parity) for row in rows for parity in (0, 1)])
-    return kernels.to(dtype).contiguous(memory_format=torch.channels_last), bias.to(dtype).repeat(4)
-
-
-def _merge_taps(weight: Tensor, dim: int, parity: int) -> Tensor:
-    """Three taps to the two that a row (or column) of this parity has."""
-    before, middle, after = weight.unbind(dim)
-    return torch.stack([before, middle + after] if parity == 0 else [before + middle, after], dim)
+        assert self.conv.bias is not None
+        return iris_kernels.upsample_conv(maps, self.conv.weight, self.conv.bias)
 
 
 class Stage(nn.Module):

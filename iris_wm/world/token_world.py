@@ -19,9 +19,8 @@ from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw
 from iris_wm.tokenizer.patches import AnyTokenizer
 from iris_wm.tokenizer.tokenizer import to_uint8
-from iris_wm.world.kv_cache import KVCache
 from iris_wm.world.network import WorldConfig, WorldNetwork
-from iris_wm.world.transformer import decode
+from iris_wm.world.transformer import KVCache, decode
 
 
 @dataclass(frozen=True)

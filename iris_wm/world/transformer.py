@@ -7,10 +7,6 @@ import iris_kernels
 import torch
 from torch import Tensor, nn
 
-from iris_wm.world.blockwise_attention import blockwise_attention
-from iris_wm.world.dropout import add_dropped
-from iris_wm.world.kv_cache import KVCache
-
 
 @dataclass(frozen=True)
 class AttentionPattern:
@@ -40,23 +36,30 @@ class TransformerBlock(nn.Module):
         qkv = self.qkv(self.ln_1(x)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         dropout = self.dropout if self.training else 0.0
-        mixed = _attend(q, k, v, pattern, dropout)
-        x = add_dropped(x, self.out(mixed.transpose(1, 2).flatten(2)), dropout)
+        mixed = iris_kernels.attention(
+            q,
+            k,
+            v,
+            mask=pattern.mask,
+            tokens_per_step=pattern.tokens_per_step,
+            is_block_causal=pattern.is_block_causal,
+            dropout=dropout,
+        )
+        x = iris_kernels.add_dropped(x, self.out(mixed.transpose(1, 2).flatten(2)), dropout)
         hidden = nn.functional.gelu(self.fc_1(self.ln_2(x)))
-        return add_dropped(x, self.fc_2(hidden), dropout)
+        return iris_kernels.add_dropped(x, self.fc_2(hidden), dropout)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern, dropout: float) -> Tensor:
-    """(B, N, S, D) each -> (B, N, S, D)."""
-    options: dict[str, Any] = {
-        "mask": pattern.mask,
-        "tokens_per_step": pattern.tokens_per_step,
-        "is_block_causal": pattern.is_block_causal,
-    }
-    if q.device.type == "cpu" and (dropout or pattern.mask != "causal"):
-        return blockwise_attention(q, k, v, dropout=dropout, **options)
-    seed = torch.randint(2**31, (1,), device=q.device) if dropout else None
-    return iris_kernels.attention(q, k, v, dropout=dropout, seed=seed, **options)
+@dataclass
+class KVCache:
+    """keys, values: (L, B, N, Tmax, D). position: (B,) int32 on the device, tokens held so far of each game.
+
+    Nothing is ever cleared: a game's rows at its position and beyond are dead and will be overwritten.
+    """
+
+    keys: Tensor
+    values: Tensor
+    position: Tensor
 
 
 class Transformer(nn.Module):
@@ -90,11 +93,13 @@ class Transformer(nn.Module):
         return [iris_kernels.pack(layer) for layer in weights]
 
     def new_cache(self, batch_size: int, max_tokens: int, dtype: torch.dtype = torch.float32) -> KVCache:
-        """An empty cache on the weights' device."""
-        weight = self.ln_out.weight
-        head_dim = self.embed_dim // self.num_heads
-        return KVCache.empty(
-            len(self.blocks), batch_size, self.num_heads, max_tokens, head_dim, weight.device, dtype
+        """A cache of no tokens with room for max_tokens, on the weights' device."""
+        device, head_dim = self.ln_out.weight.device, self.embed_dim // self.num_heads
+        shape = len(self.blocks), batch_size, self.num_heads, max_tokens, head_dim
+        return KVCache(
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(batch_size, device=device, dtype=torch.int32),
         )
 
 

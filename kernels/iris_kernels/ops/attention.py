@@ -5,7 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iris_kernels.backend import runs_directly, shape_error, use_triton
+from iris_kernels.backend import runs_directly, shape_error, use_c, use_triton
+from iris_kernels.cpu_kernels import attention as cpu_kernel
 from iris_kernels.reference import attention as reference
 
 MASKS = ("causal", "block_causal", "parallel")
@@ -36,8 +37,9 @@ def attention(
         q, k, v: (B, N, T, D) of one floating dtype, with any strides. Differentiable.
         tokens_per_step: rows a step, for "block_causal" (>= 1) and "parallel" (>= 2).
         dropout: probability that an attention probability is dropped, in [0, 1).
-        seed: (1,) int64 on q's device, needed with dropout. The same seed drops the same entries in the
-            forward and backward pass and with every backend, so give each call its own.
+        seed: (1,) int64 on q's device. The same seed drops the same entries in the forward and backward pass and
+            with every backend, so give each call its own. None: drawn by PyTorch's own generator, on a CPU in a way
+            of its own, which is quick.
 
     Returns:
         (B, N, T, D) in q's dtype, laid out in memory as (B, T, N, D).
@@ -46,7 +48,12 @@ def attention(
         ValueError: a shape, dtype or option outside the above.
     """
     _check(q, k, v, mask, tokens_per_step, is_block_causal, dropout, seed)
-    if runs_directly("attention", q, _problem(q), has_gradient=True):
+    directly = runs_directly("attention", q, _problem(q), has_gradient=True)
+    if directly and use_c(q.device) and cpu_kernel.is_available(q, mask, dropout, seed):
+        return cpu_kernel.attention(q, k, v, mask, tokens_per_step, is_block_causal, dropout)
+    if dropout and seed is None:
+        seed = torch.randint(2**31, (1,), device=q.device)
+    if directly:
         return reference.attention(q, k, v, mask, tokens_per_step, is_block_causal, dropout, seed)
     out, _ = attention_forward(q, k, v, mask, tokens_per_step, is_block_causal, dropout, seed)
     return out
@@ -80,11 +87,8 @@ def _check(
         raise ValueError(f"attention: is_block_causal goes with mask='parallel', got mask={mask!r}")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"attention: dropout is {dropout}, expected a number in [0, 1)")
-    if dropout > 0.0:
-        if seed is None:
-            raise ValueError("attention: dropout needs a seed, a (1,) int64 tensor on q's device")
-        if seed.numel() != 1 or seed.dtype != torch.int64 or seed.device != q.device:
-            raise shape_error("attention", "seed", seed, f"(1,) int64 on {q.device}")
+    if seed is not None and (seed.numel() != 1 or seed.dtype != torch.int64 or seed.device != q.device):
+        raise shape_error("attention", "seed", seed, f"(1,) int64 on {q.device}")
 
 
 def _problem(q: Tensor) -> str | None:

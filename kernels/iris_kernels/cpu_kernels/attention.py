@@ -1,4 +1,4 @@
-"""Attention of a training pass on a CPU, a few rows at a time: what the mask hides is never computed.
+"""Attention of a training pass a few rows at a time: what the mask hides is never computed.
 
 With dropout a CPU has to form the probabilities. Doing so for blocks of rows, each against the columns that some
 row of it sees, leaves out nearly half of a causal square and seven tenths of the square of parallel prediction.
@@ -9,11 +9,11 @@ import math
 from typing import Any
 
 import torch
-from iris_kernels.reference.attention import num_context_rows, visibility
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from iris_wm.world.dropout import keeps
+from iris_kernels.cpu_kernels.dropout import keeps
+from iris_kernels.reference.attention import num_context_rows, visibility
 
 ROWS = 64
 
@@ -21,21 +21,15 @@ ROWS = 64
 Block = tuple[int, int, int, bool, Tensor]
 
 
-def blockwise_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: str, tokens_per_step: int, is_block_causal: bool, dropout: float
+def is_available(q: Tensor, mask: str, dropout: float, seed: Tensor | None) -> bool:
+    """Whether this is the way to go: probabilities are float32, and PyTorch itself is good at a causal square."""
+    return q.dtype != torch.float64 and (seed is None if dropout else mask != "causal")
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: str, tokens_per_step: int, is_block_causal: bool, dropout: float
 ) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v, each probability dropped with PyTorch's own generator.
-
-    Equal to iris_kernels.attention without dropout; with it, equal in distribution.
-
-    Args:
-        q, k, v: (B, N, S, D) on a CPU. Differentiable, once.
-        mask, tokens_per_step, is_block_causal: as in iris_kernels.attention.
-        dropout: probability in [0, 1).
-
-    Returns:
-        (B, N, S, D) in q's dtype.
-    """
+    """See `iris_kernels.attention`; differentiable, once; dropped with PyTorch's own generator."""
     batch_size, num_heads, num_rows, _ = q.shape
     plan = _plan(num_rows, mask, tokens_per_step, is_block_causal)
     mixed = _Blockwise.apply(*(rows.flatten(0, 1) for rows in (q, k, v)), plan, dropout)

@@ -1,11 +1,10 @@
 """Attention in blocks of rows gives what attention over the whole square gives."""
 
-import iris_kernels
 import pytest
 import torch
-
-from iris_wm.world import blockwise_attention as module
-from iris_wm.world.blockwise_attention import blockwise_attention
+from iris_kernels.cpu_kernels import attention as module
+from iris_kernels.cpu_kernels.attention import attention
+from iris_kernels.reference import attention as reference
 
 CASES = [
     ("causal", 0, False, 150),
@@ -25,8 +24,8 @@ def test_outputs_and_gradients_are_those_of_the_whole_square(
     generator = torch.Generator().manual_seed(0)
     qkv = [torch.randn(2, 3, num_rows, 8, generator=generator, requires_grad=True) for _ in range(3)]
     options = {"mask": mask, "tokens_per_step": tokens_per_step, "is_block_causal": is_block_causal}
-    blocks = blockwise_attention(*qkv, dropout=0.0, **options)
-    square = iris_kernels.attention(*qkv, **options)
+    blocks = attention(*qkv, dropout=0.0, **options)
+    square = reference.attention(*qkv, **options, dropout=0.0, seed=None)
     assert torch.allclose(blocks, square, atol=1e-5)
     slopes = torch.randn(blocks.shape, generator=generator)
     for ours, expected in zip(
@@ -45,7 +44,7 @@ def test_gradients_with_dropout_are_those_of_the_same_draws(mask, tokens_per_ste
     drawn, draw = [], module.keeps
     monkeypatch.setattr(module, "keeps", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
     options = {"mask": mask, "tokens_per_step": tokens_per_step, "is_block_causal": False}
-    blocks = blockwise_attention(*qkv, dropout=0.3, **options)
+    blocks = attention(*qkv, dropout=0.3, **options)
     stays = torch.zeros(6, num_rows, num_rows, dtype=torch.bool)
     for (start, stop, num_seen, own, _), kept in zip(
         module._plan(num_rows, mask, tokens_per_step, False), drawn, strict=True
@@ -68,20 +67,20 @@ def test_dropout_is_repeatable_and_keeps_the_mean():
     qkv = [torch.randn(64, 4, 30, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     options = {"mask": "causal", "tokens_per_step": 0, "is_block_causal": False}
     torch.manual_seed(1)
-    first = blockwise_attention(*qkv, dropout=0.2, **options)
+    first = attention(*qkv, dropout=0.2, **options)
     torch.manual_seed(1)
-    assert torch.equal(blockwise_attention(*qkv, dropout=0.2, **options), first)
-    without = blockwise_attention(*qkv, dropout=0.0, **options)
+    assert torch.equal(attention(*qkv, dropout=0.2, **options), first)
+    without = attention(*qkv, dropout=0.0, **options)
     assert not torch.allclose(first, without, atol=1e-2)
     torch.manual_seed(2)
-    mean = torch.stack([blockwise_attention(*qkv, dropout=0.2, **options) for _ in range(64)]).mean(0)
+    mean = torch.stack([attention(*qkv, dropout=0.2, **options) for _ in range(64)]).mean(0)
     assert (mean - without).abs().mean() < 0.1 * (first - without).abs().mean() * 2
 
 
 def test_in_bfloat16_it_stays_close():
     qkv = [torch.randn(2, 2, 99, 16, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     options = {"mask": "parallel", "tokens_per_step": 17, "is_block_causal": False}
-    exact = blockwise_attention(*qkv, dropout=0.0, **options)
-    rounded = blockwise_attention(*(rows.bfloat16() for rows in qkv), dropout=0.0, **options)
+    exact = attention(*qkv, dropout=0.0, **options)
+    rounded = attention(*(rows.bfloat16() for rows in qkv), dropout=0.0, **options)
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).abs().max() < 0.05

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
-from iris_wm.world.dropout import add_dropped, keeps
+from iris_kernels import add_dropped
+from iris_kernels.cpu_kernels.dropout import keeps
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.99])

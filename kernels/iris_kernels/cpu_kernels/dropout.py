@@ -14,10 +14,6 @@ def keeps(shape: torch.Size, dropout: float) -> Tensor:
 
 
 def add_dropped(residual: Tensor, branch: Tensor, dropout: float) -> Tensor:
-    """residual + dropout(branch), of one shape."""
-    if not dropout:
-        return residual + branch
-    if branch.device.type != "cpu":
-        return residual + torch.nn.functional.dropout(branch, dropout)
+    """See `iris_kernels.add_dropped`."""
     kept = torch.where(keeps(branch.shape, dropout), branch, 0.0)
     return torch.add(residual, kept, alpha=1.0 / (1.0 - dropout))
