@@ -108,16 +108,24 @@ class Players(Generic[M]):
     def _step_env(self, i: int, action: Tensor) -> Played:
         frame = self.frames[i]
         assert frame is not None
-        observation, reward, terminated, truncated, _ = self.envs[i].step(action.numpy())
-        if not math.isfinite(reward):
-            raise FloatingPointError(f"reward of the environment is {reward}")
+        seen, reward, terminated, truncated = step_env(self.envs[i], action)
         self.num_steps[i] += 1
-        is_cut = bool(truncated) or self.num_steps[i] == self.max_steps
-        played = Played(
-            i, frame, action, float(reward), bool(terminated), is_cut and not terminated, self.num_steps[i]
-        )
-        self.frames[i] = None if played.is_last else to_frame(observation)
+        is_cut = truncated or self.num_steps[i] == self.max_steps
+        played = Played(i, frame, action, reward, terminated, is_cut and not terminated, self.num_steps[i])
+        self.frames[i] = None if played.is_last else seen
         return played
+
+
+def step_env(env: SnapshotEnv, action: Tensor) -> tuple[Tensor, float, bool, bool]:
+    """What an action (n,) int64 brings: the frame (C, H, W) uint8 seen after it, reward, terminated, truncated.
+
+    Raises:
+        FloatingPointError: the reward is not finite.
+    """
+    observation, reward, terminated, truncated, _ = env.step(action.numpy())
+    if not math.isfinite(reward):
+        raise FloatingPointError(f"reward of the environment is {reward}")
+    return to_frame(observation), float(reward), bool(terminated), bool(truncated)
 
 
 class RandomActor:

@@ -16,7 +16,7 @@ class Sb3DreamVecEnv(VecEnv):
     def __init__(self, env: DreamVectorEnv) -> None:
         if env.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
             raise ValueError('env: Stable-Baselines3 needs a DreamVectorEnv with autoreset_mode="SameStep"')
-        self.env = env
+        self.dreams = env
         self._actions: Any = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
@@ -25,7 +25,7 @@ class Sb3DreamVecEnv(VecEnv):
         seed = self._seeds[0]
         self._reset_seeds()
         self._reset_options()
-        return self.env.reset(seed=seed)[0]
+        return self.dreams.reset(seed=seed)[0]
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions for step_wait."""
@@ -33,7 +33,7 @@ class Sb3DreamVecEnv(VecEnv):
 
     def step_wait(self) -> Any:
         """Observations, rewards, ends (terminated or truncated), infos."""
-        observations, rewards, terminations, truncations, infos = self.env.step(self._actions)
+        observations, rewards, terminations, truncations, infos = self.dreams.step(self._actions)
         ends = terminations | truncations
         rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for i in np.flatnonzero(ends):
@@ -43,15 +43,15 @@ class Sb3DreamVecEnv(VecEnv):
 
     def close(self) -> None:
         """Nothing to free."""
-        self.env.close()
+        self.dreams.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """The batch's attribute, once for each dream."""
-        return [getattr(self.env, attr_name)] * len(list(self._get_indices(indices)))
+        return [getattr(self.dreams, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set it for the whole batch."""
-        setattr(self.env, attr_name, value)
+        setattr(self.dreams, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         """The dreams are one batch and have no methods of their own."""
@@ -63,4 +63,4 @@ class Sb3DreamVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """The current frames."""
-        return list(self.env.render() or [None] * self.num_envs)
+        return list(self.dreams.render() or [None] * self.num_envs)

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_wm.acting import Game, Played, Players
+from iris_wm.acting import Game, Played, Players, step_env
 from iris_wm.agent import Agent
-from iris_wm.data.episode import to_frame
 from iris_wm.data.segment import Segment
 from iris_wm.dream.dream import Dream, dream_seed
 from iris_wm.envs.snapshot import Snapshot, SnapshotEnv
@@ -162,7 +161,7 @@ class AgentDream:
             is_over=bool(outcome.terminations),
             entropy=outcome.measures["token_entropy"][0].cpu(),
         )
-        snapshot = self._play_game(shown, now.shown)
+        snapshot = self._play_game(taken[0], shown, now.shown)
         self._moments.append(_Moment(shown, dream.keep(), memory, snapshot))
         return shown
 
@@ -179,15 +178,13 @@ class AgentDream:
                 self.env.restore(now.snapshot)
         return self._moments[-1].shown
 
-    def _play_game(self, shown: DreamFrame, before: DreamFrame) -> Snapshot | None:
-        """Plays the action in the game and notes it on the frame; the game's state after, None once it is over."""
+    def _play_game(self, action: Tensor, shown: DreamFrame, before: DreamFrame) -> Snapshot | None:
+        """Plays the action (1,) in the game and notes it on the frame; the game's state after, None once it is over."""
         if before.is_real_over:
             shown.real_frame, shown.is_real_over = before.real_frame, True
             return None
-        observation, reward, terminated, truncated, _ = self.env.step(shown.action or 0)
-        shown.real_frame = to_frame(observation)
-        shown.real_reward = float(reward)
-        shown.is_real_over = bool(terminated or truncated)
+        shown.real_frame, shown.real_reward, *ends = step_env(self.env, action)
+        shown.is_real_over = any(ends)
         shown.drift = _drift(shown.frame, shown.real_frame)
         return self.env.snapshot()
 

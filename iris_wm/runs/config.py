@@ -24,7 +24,6 @@ from iris_wm.tokenizer.patches import PatchesConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.learner import WorldLearnerConfig
 from iris_wm.world.network import WorldConfig
-from iris_wm.world.token_world import max_past
 
 _Base = TypeVar("_Base")
 
@@ -103,7 +102,7 @@ class RunConfig(Config):
             raise ValueError(
                 f"env.resolution: got {self.env.resolution}, expected the tokenizer's ({self.tokenizer.resolution})"
             )
-        longest = max_past(self.world)
+        longest = self.world.max_past
         if self.imagination.context == "burn_in" and self.imagination.burn_in > longest:
             raise ValueError(
                 f"imagination.burn_in: got {self.imagination.burn_in}, expected at most {longest} "

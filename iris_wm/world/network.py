@@ -93,6 +93,12 @@ class WorldConfig(Config):
         return isinstance(prediction, BlockPrediction)
 
     @property
+    def max_past(self) -> int:
+        """Steps that fit into the context before the current frame, its action and the next frame: autoregressive, the
+        next frame's tokens stand in the context themselves; in one pass, they need no room in it."""
+        return self.context_steps - (1 if self.is_parallel else 2)
+
+    @property
     def segment_steps(self) -> int:
         """Steps of a segment to learn from: the context, and where a frame is predicted in one pass one more, whose
         frame is what the last step is to predict. Untrained, it would spoil every dream that fills its context."""

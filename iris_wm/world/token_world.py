@@ -19,7 +19,7 @@ from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw
 from iris_wm.tokenizer.patches import AnyTokenizer
 from iris_wm.tokenizer.tokenizer import to_uint8
-from iris_wm.world.network import WorldConfig, WorldNetwork
+from iris_wm.world.network import WorldNetwork
 from iris_wm.world.transformer import KVCache, decode
 
 
@@ -52,14 +52,6 @@ class TokenState:
     num_steps: np.ndarray
 
 
-def max_past(config: WorldConfig) -> int:
-    """Steps that fit into the context before the current frame, its action and the next frame.
-
-    Autoregressive, the next frame's tokens stand in the context themselves; in one pass, they need no room in it.
-    """
-    return config.context_steps - (1 if config.is_parallel else 2)
-
-
 class TokenWorld:
     """A `World` (iris_wm.protocols) of the network's tokens; its state is a `TokenState`.
 
@@ -89,7 +81,7 @@ class TokenWorld:
         self.sampling = sampling or SamplingConfig()
         self.should_measure = should_measure
         config, self.layout = network.config, network.layout
-        self.max_past = max_past(config)
+        self.max_past = config.max_past
         self.num_kept = min(config.context_steps // 2, self.max_past) if config.window == "slide" else 0
         transformer = network.transformer
         self.device = transformer.ln_out.weight.device
@@ -184,10 +176,7 @@ class TokenWorld:
         index = rows.to(self.device)
         num_steps = state.num_steps[rows.cpu().numpy()]
         cache = self.new_cache(len(rows))
-        used = self._num_tokens(num_steps)
-        cache.keys[:, :, :, :used] = state.cache.keys[:, index, :, :used]
-        cache.values[:, :, :, :used] = state.cache.values[:, index, :, :used]
-        cache.position.copy_(state.cache.position[index])
+        cache.take(slice(None), state.cache, index, self._num_tokens(num_steps))
         return TokenState(
             cache, state.obs_tokens[index], state.past_tokens[index], state.past_actions[index], num_steps
         )
@@ -196,10 +185,7 @@ class TokenWorld:
     def put(self, state: TokenState, rows: Tensor, games: TokenState) -> TokenState:
         """See `World.put`."""
         index = rows.to(self.device)
-        used = self._num_tokens(games.num_steps)
-        state.cache.keys[:, index, :, :used] = games.cache.keys[:, :, :, :used]
-        state.cache.values[:, index, :, :used] = games.cache.values[:, :, :, :used]
-        state.cache.position[index] = games.cache.position
+        state.cache.take(index, games.cache, slice(None), self._num_tokens(games.num_steps))
         num_steps = state.num_steps.copy()
         num_steps[rows.cpu().numpy()] = games.num_steps
         return TokenState(

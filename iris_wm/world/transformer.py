@@ -61,6 +61,12 @@ class KVCache:
     values: Tensor
     position: Tensor
 
+    def take(self, rows: Tensor | slice, other: "KVCache", others: Tensor | slice, num_tokens: int) -> None:
+        """Overwrite rows by another cache's, the first num_tokens of them."""
+        self.keys[:, rows, :, :num_tokens] = other.keys[:, others, :, :num_tokens]
+        self.values[:, rows, :, :num_tokens] = other.values[:, others, :, :num_tokens]
+        self.position[rows] = other.position[others]
+
 
 class Transformer(nn.Module):
     """num_layers blocks and a final layer norm. Embeddings and heads belong to the world model."""

@@ -15,7 +15,7 @@ from iris_wm.world.network import (
     WorldConfig,
     WorldNetwork,
 )
-from iris_wm.world.token_world import SamplingConfig, TokenState, TokenWorld, max_past
+from iris_wm.world.token_world import SamplingConfig, TokenState, TokenWorld
 
 K, V, A, CONTEXT, B = 4, 13, 3, 5, 3
 MODES = {
@@ -270,7 +270,7 @@ def test_past_steps_count(world, num_past):
     env.reset(frames(), seed=0, past=past)
     actions = actions_of(1)[0]
     step = env.step(actions)
-    kept = past[max(0, len(past) - max_past(world.config)) :]
+    kept = past[max(0, len(past) - world.config.max_past) :]
     segment = torch.stack([*(tokens for tokens, _ in kept), frames()], dim=1)
     taken = torch.stack([*(action for _, action in kept), actions], dim=1)
     output = world(segment, taken)
@@ -435,7 +435,7 @@ def test_what_was_learned_holds_at_every_step_of_the_context(mode):
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    for num_past in range(max_past(config) + 1):
+    for num_past in range(config.max_past + 1):
         tokens, actions = segments(num_past + 2)
         env = Games(world.eval(), SamplingConfig(temperature=0.0))
         env.reset(tokens[:, num_past], 0, [(tokens[:, t], actions[:, t, None]) for t in range(num_past)])
@@ -444,8 +444,8 @@ def test_what_was_learned_holds_at_every_step_of_the_context(mode):
 
 
 def test_max_past():
-    assert max_past(new_world("autoregressive").config) == CONTEXT - 2
-    assert max_past(new_world("parallel").config) == CONTEXT - 1
+    assert new_world("autoregressive").config.max_past == CONTEXT - 2
+    assert new_world("parallel").config.max_past == CONTEXT - 1
 
 
 @pytest.mark.parametrize(
