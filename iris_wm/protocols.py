@@ -14,7 +14,7 @@ from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw
 
 if TYPE_CHECKING:
-    from iris_wm.data.batches import Batches
+    from iris_wm.data.replay import Batches
 
 S = TypeVar("S")
 M = TypeVar("M")

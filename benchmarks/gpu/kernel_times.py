@@ -10,7 +10,7 @@ from stage import Stage
 from timing import Case, Shape, least_us, microseconds, model_us
 
 from iris_wm.runs.config import RunConfig
-from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig
+from iris_wm.tokenizer.tokenizer import FiniteScalarQuantizerConfig
 
 KERNELS = ("decode_layers", "attention", "head_sample", "group_norm_silu")
 IN_BOTH = "iris"  # the other one after all else

@@ -28,9 +28,9 @@ from iris_wm.runs.config import RunConfig
 from iris_wm.runs.open import current_commit
 from iris_wm.spaces import ActionSpace
 from iris_wm.strict_yaml import read_yaml
-from iris_wm.tokenizer.loss import tokenizer_loss
+from iris_wm.tokenizer.learner import tokenizer_loss
 from iris_wm.tokenizer.tokenizer import Tokenizer
-from iris_wm.world.loss import world_loss
+from iris_wm.world.learner import world_loss
 from iris_wm.world.network import WorldNetwork
 
 LOCAL, QUERIES, START = (

@@ -19,7 +19,7 @@ from iris_wm.agent import Agent
 from iris_wm.policy.loss import PolicyLossConfig, policy_loss
 from iris_wm.spaces import ActionDistribution
 from iris_wm.tokenizer.autoencoder import ResidualBlock, SpatialAttention, Stage
-from iris_wm.tokenizer.quantizer import VectorQuantizer
+from iris_wm.tokenizer.tokenizer import VectorQuantizer
 
 
 class _Write(torch.autograd.Function):

@@ -25,8 +25,8 @@ from iris_wm.runs.open import current_commit
 from iris_wm.runs.operating_system import keep_freed_memory
 from iris_wm.spaces import ActionSpace
 from iris_wm.strict_yaml import read_yaml
-from iris_wm.tokenizer.loss import tokenizer_loss
-from iris_wm.world.loss import world_loss
+from iris_wm.tokenizer.learner import tokenizer_loss
+from iris_wm.world.learner import world_loss
 from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction
 
 PREDICTIONS = {

@@ -13,8 +13,8 @@ from iris_wm.optimization import OptimizationConfig, build_optimizer
 from iris_wm.policy.loss import policy_loss
 from iris_wm.runs.config import RunConfig
 from iris_wm.streams import Draw, row_seeds
-from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
-from iris_wm.world.loss import world_loss
+from iris_wm.tokenizer.learner import TokenizerLossConfig, tokenizer_loss
+from iris_wm.world.learner import world_loss
 
 Work = Callable[[], Any]
 

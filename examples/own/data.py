@@ -11,7 +11,7 @@ import torch
 
 from iris_wm.agent import Agent
 from iris_wm.config import apply_overrides, build_config
-from iris_wm.data.batches import Batches
+from iris_wm.data.replay import Batches
 from iris_wm.data.segment import Segment
 from iris_wm.optimization import build_optimizer
 from iris_wm.runs.config import RunConfig

@@ -13,8 +13,7 @@ from torch import Tensor
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
-from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
-from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig, VectorQuantizerConfig
 from iris_wm.world.network import WorldConfig
 
 # Our key -> the published one, applied in this order; what no pattern matches keeps its name.

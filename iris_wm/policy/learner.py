@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from iris_wm.data.batches import Batches
+from iris_wm.data.replay import Batches
 from iris_wm.data.segment import Segment
 from iris_wm.dream.rollout import Imagination, ImaginationConfig, Look
 from iris_wm.optimization import OptimizationConfig

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from iris_wm.data.batches import Batches
+from iris_wm.data.replay import Batches
 from iris_wm.protocols import Learner, Source
 from iris_wm.tokenizer.patches import AnyTokenizer
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from iris_wm.acting import AtTemperature
 from iris_wm.agent import Agent
 from iris_wm.checkpoint.errors import NumericFailure
-from iris_wm.data.batches import Batches
+from iris_wm.data.replay import Batches
 from iris_wm.data.segment import Segment
 from iris_wm.evaluation.evaluate import evaluate
 from iris_wm.optimization import build_optimizer

@@ -6,8 +6,8 @@ from eager import EagerReference
 
 from iris_wm.policy.actor_critic import policy_inputs
 from iris_wm.streams import Draw
-from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
-from iris_wm.world.loss import world_loss
+from iris_wm.tokenizer.learner import TokenizerLossConfig, tokenizer_loss
+from iris_wm.world.learner import world_loss
 from iris_wm.world.token_world import SamplingConfig
 
 B = 3

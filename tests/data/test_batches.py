@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from iris_wm.agent import Agent
-from iris_wm.data.batches import Batches
-from iris_wm.data.replay import Replay
+from iris_wm.data.replay import Batches, Replay
 from iris_wm.spaces import ActionSpace
 from iris_wm.training.schedule import iris_learners
 

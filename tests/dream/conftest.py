@@ -16,8 +16,7 @@ from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, RunProgress
 from iris_wm.strict_yaml import parse_yaml
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
-from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
-from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig, VectorQuantizerConfig
 from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction, WorldConfig
 
 PREDICTIONS = {

@@ -15,8 +15,7 @@ import iris_wm  # noqa: F401 (registers the environments)
 from iris_wm.agent import Agent
 from iris_wm.data.segment import Segment
 from iris_wm.dream.env import DreamEnv, DreamVectorEnv
-from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig
-from iris_wm.tokenizer.tokenizer import to_uint8
+from iris_wm.tokenizer.tokenizer import FiniteScalarQuantizerConfig, to_uint8
 
 NEVER_ENDS = 1e9
 

@@ -27,8 +27,7 @@ from iris_wm.evaluation.scores import resample_counts
 from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
 from iris_wm.reports.dream_report import write_dream_report
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
-from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
-from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig, VectorQuantizerConfig
 from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction, WorldConfig
 from iris_wm.world.token_world import SamplingConfig
 

@@ -15,8 +15,7 @@ from iris_wm.policy.actor_critic import PolicyConfig, TokenInputs
 from iris_wm.runs.config import RunConfig
 from iris_wm.runs.progress import STATE_KEY, RunProgress
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
-from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
-from iris_wm.tokenizer.tokenizer import TokenizerConfig
+from iris_wm.tokenizer.tokenizer import TokenizerConfig, VectorQuantizerConfig
 from iris_wm.world.network import WorldConfig
 
 

@@ -15,8 +15,8 @@ from iris_wm.interop.published_iris import (
 from iris_wm.policy.actor_critic import policy_inputs
 from iris_wm.policy.loss import lambda_returns
 from iris_wm.streams import Draw
-from iris_wm.tokenizer.loss import TokenizerLossConfig, tokenizer_loss
-from iris_wm.world.loss import world_loss
+from iris_wm.tokenizer.learner import TokenizerLossConfig, tokenizer_loss
+from iris_wm.world.learner import world_loss
 from iris_wm.world.token_world import SamplingConfig
 
 DEVICE = os.environ.get("IRIS_TEST_DEVICE", "cpu")

@@ -11,8 +11,7 @@ from iris_wm.play import agent_dream
 from iris_wm.play.agent_dream import AgentDream
 from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
-from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
-from iris_wm.tokenizer.tokenizer import TokenizerConfig, to_uint8
+from iris_wm.tokenizer.tokenizer import TokenizerConfig, VectorQuantizerConfig, to_uint8
 from iris_wm.world.network import AutoregressivePrediction, ParallelPrediction, WorldConfig
 
 CATCH = EnvConfig(id="iris_wm/Catch-v0")

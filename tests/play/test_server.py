@@ -318,7 +318,7 @@ from iris_wm.agent import Agent, AgentConfig
 from iris_wm.envs.config import EnvConfig
 from iris_wm.envs.make import make_env
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
-from iris_wm.tokenizer.quantizer import VectorQuantizerConfig
+from iris_wm.tokenizer.tokenizer import VectorQuantizerConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig
 from iris_wm.world.network import WorldConfig
 from iris_wm.play.agent_dream import AgentDream

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
-from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig
-from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from iris_wm.tokenizer.tokenizer import FiniteScalarQuantizerConfig, Tokenizer, TokenizerConfig
 
 
 def make_tokenizer(has_local_encoder: bool, patch_size: int) -> Tokenizer:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from iris_wm.tokenizer.quantizer import FiniteScalarQuantizer, VectorQuantizer, codebook_usage
+from iris_wm.tokenizer.tokenizer import FiniteScalarQuantizer, VectorQuantizer, codebook_usage
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from iris_wm.data.batches import Batches
-from iris_wm.data.replay import Replay
+from iris_wm.data.replay import Batches, Replay
 from iris_wm.optimization import OptimizationConfig
 from iris_wm.protocols import Pieces
 from iris_wm.spaces import ActionSpace

@@ -4,8 +4,13 @@ import pytest
 import torch
 
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
-from iris_wm.tokenizer.quantizer import FiniteScalarQuantizerConfig, VectorQuantizerConfig
-from iris_wm.tokenizer.tokenizer import Tokenizer, TokenizerConfig, to_uint8
+from iris_wm.tokenizer.tokenizer import (
+    FiniteScalarQuantizerConfig,
+    Tokenizer,
+    TokenizerConfig,
+    VectorQuantizerConfig,
+    to_uint8,
+)
 
 SMALL = AutoencoderConfig(
     channels=8, channel_multipliers=(1, 1, 1), num_residual_blocks=1, attention_resolutions=(4,), latent_dim=8,

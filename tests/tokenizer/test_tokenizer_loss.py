@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from iris_wm.tokenizer.loss import LPIPS, TokenizerLossConfig, tokenizer_loss
+from iris_wm.tokenizer.learner import LPIPS, TokenizerLossConfig, tokenizer_loss
 from iris_wm.tokenizer.tokenizer import TokenizerOutput
 
 ZEROS = {"l1": 0.0, "l2": 0.0, "max_pixel": 0.0}

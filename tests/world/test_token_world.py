@@ -7,7 +7,7 @@ import torch
 from iris_wm.protocols import Outcome
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
-from iris_wm.world.loss import world_loss
+from iris_wm.world.learner import world_loss
 from iris_wm.world.network import (
     AutoregressivePrediction,
     BlockPrediction,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from iris_wm.spaces import ActionSpace
-from iris_wm.world.loss import WorldLossConfig, world_loss
+from iris_wm.world.learner import WorldLossConfig, world_loss
 from iris_wm.world.network import (
     AutoregressivePrediction,
     BlockPrediction,
