@@ -220,17 +220,24 @@ def test_rollouts_of_presets(preset):
 
 @pytest.mark.parametrize(("window", "inputs"), [("restart", "frames"), ("slide", "tokens")])
 @pytest.mark.parametrize(
-    "prediction",
+    ("prediction", "positions"),
     [
-        "{kind: autoregressive}",
-        "{kind: parallel}",
-        "{kind: parallel, queries: current_step, attention: block_causal}",
-        "{kind: block}",
+        ("{kind: autoregressive}", "learned"),
+        ("{kind: parallel}", "learned"),
+        ("{kind: parallel, queries: current_step, attention: block_causal}", "rotary"),
+        ("{kind: block}", "learned"),
+        ("{kind: autoregressive}", "rotary"),
+        ("{kind: block}", "rotary"),
     ],
-    ids=["autoregressive", "parallel", "block-causal", "block"],
+    ids=["autoregressive", "parallel", "block-causal", "block", "rotary", "rotary-block"],
 )
-def test_rollouts_of_every_kind(prediction, window, inputs, references):
-    config = small(f"world.prediction={prediction}", f"world.window={window}", f"policy.inputs={inputs}")
+def test_rollouts_of_every_kind(prediction, positions, window, inputs, references):
+    config = small(
+        f"world.prediction={prediction}",
+        f"world.positions={positions}",
+        f"world.window={window}",
+        f"policy.inputs={inputs}",
+    )
     rollout = imagine(new_agent(config, 3, 2), config)
     assert devices(rollout) == {"cuda"}
     assert rollout.actions.shape == (B, 4, 2)
@@ -259,6 +266,10 @@ def test_losses(preset, monkeypatch):
 
 def test_losses_in_bfloat16(monkeypatch):
     check_losses(small("trainer.precision=bf16"), monkeypatch)
+
+
+def test_losses_with_rotary_positions(monkeypatch):
+    check_losses(small("world.positions=rotary", "world.prediction=parallel"), monkeypatch)
 
 
 def check_losses(preset: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

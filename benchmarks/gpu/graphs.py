@@ -32,6 +32,8 @@ def run(stage: Stage) -> None:
                 way = (f"world.prediction={prediction}", f"policy.inputs={inputs}", "imagination.burn_in=2")
                 name = f"{prediction}, {inputs}, {context}"
                 stage.case(name, _check, stage, torch.float32, "debug", *way, *rule.split())
+        rotary = ("world.positions=rotary", f"world.prediction={prediction}", "policy.inputs=tokens")
+        stage.case(f"{prediction}, rotary", _check, stage, torch.float32, "debug", *rotary)
     if not stage.is_small:
         for name in ("demo", "fast", "iris"):
             for dtype in (torch.float32, torch.bfloat16):

@@ -87,17 +87,21 @@ def _attention(device: torch.device, dtype: torch.dtype, computed: torch.dtype |
 def _decode_layers(
     device: torch.device, dtype: torch.dtype, computed: torch.dtype | None = None
 ) -> list[Tensor]:
-    """A frame, then token by token, as a roll-out does."""
+    """A frame, then token by token, as a roll-out does; the second time with rotary positions."""
     torch.manual_seed(0)
     cpu = torch.device("cpu")
     weights = LayerWeights(*(part.to(device, computed or dtype) for part in make_layer(dtype, cpu).tensors))
     caches = torch.zeros(2, 1, 5, HEADS, LENGTH, WIDTH // HEADS, device=device, dtype=computed or dtype)
-    x, results, start = _random(5, 53, WIDTH).to(device), [], 0
-    for num_rows in (17, 1, 1, 33, 1):
-        where = start + torch.arange(5, dtype=torch.int32, device=device)  # each row stands elsewhere
-        rows = x[:, start : start + num_rows]
-        results.append(iris_kernels.decode_layers(rows, [weights], caches[0], caches[1], where))
-        start += num_rows
+    x, angles = _random(5, 53, WIDTH).to(device), 3 * _random(5, 53, WIDTH // HEADS // 2).to(device)
+    results = []
+    for turns in (None, torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(2)):
+        start = 0
+        for num_rows in (17, 1, 1, 33, 1):
+            where = start + torch.arange(5, dtype=torch.int32, device=device)  # each row stands elsewhere
+            new = slice(start, start + num_rows)
+            by = None if turns is None else turns[:, new].contiguous()
+            results.append(iris_kernels.decode_layers(x[:, new], [weights], *caches, where, turns=by))
+            start += num_rows
     return results
 
 

@@ -21,6 +21,7 @@ from works import Work, without_gradients
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.runs.config import RunConfig
 from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction
+from iris_wm.world.positions import LearnedPositions
 
 PREDICTIONS = {
     "autoregressive": AutoregressivePrediction(),
@@ -96,6 +97,7 @@ class Bench:
         is_comparable = (
             config.policy.sees_frames
             and not config.world.is_parallel
+            and config.world.positions == LearnedPositions()
             and not config.tokenizer.autoencoder.has_local_encoder
         )
         self.reference = EagerReference(self.agents["autoregressive"]) if is_comparable else None

@@ -15,6 +15,7 @@ from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig, VectorQuantizerConfig
 from iris_wm.world.network import WorldConfig
+from iris_wm.world.positions import LearnedPositions
 
 # Our key -> the published one, applied in this order; what no pattern matches keeps its name.
 _RENAMES = [
@@ -108,9 +109,11 @@ def published_state(agent: Agent) -> dict[str, Tensor]:
         ValueError: for an agent that published IRIS cannot express.
     """
     config = agent.config
-    if config.world.is_parallel or not config.policy.sees_frames:
+    world = config.world
+    if world.is_parallel or world.positions != LearnedPositions() or not config.policy.sees_frames:
         raise ValueError(
-            "export: published IRIS predicts autoregressively and acts on frames; this agent does not"
+            "export: published IRIS predicts autoregressively from learned positions and acts on frames; "
+            "this agent does not"
         )
     if len(config.action_sizes) > 1:
         raise ValueError("export: published IRIS has one axis of actions; this agent has more")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from iris_wm.config import Config, PositiveInt, Range
 from iris_wm.spaces import ActionEmbedding, ActionSpace
+from iris_wm.world.positions import LearnedPositions, RotaryPositions, rotary_turns
 from iris_wm.world.token_layout import TokenLayout
 from iris_wm.world.transformer import AttentionPattern, Transformer
 
@@ -60,6 +61,8 @@ class WorldConfig(Config):
     """On embeddings, attention and residual branches."""
     prediction: AutoregressivePrediction | ParallelPrediction | BlockPrediction = AutoregressivePrediction()
     """How the next frame's K tokens come: one after the other, or all at once."""
+    positions: LearnedPositions | RotaryPositions = field(default_factory=LearnedPositions)
+    """How a token knows where it stands."""
     window: Literal["restart", "slide"] = "restart"
     """What a dream keeps when its context is full. restart: the current frame alone (the paper's). slide: the last half
     of the context, too."""
@@ -72,6 +75,11 @@ class WorldConfig(Config):
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim: got {self.embed_dim}, expected a multiple of num_heads ({self.num_heads})"
+            )
+        head_size = self.embed_dim // self.num_heads
+        if isinstance(self.positions, RotaryPositions) and head_size % 2:
+            raise ValueError(
+                f"positions: got rotary with heads of {head_size}, expected an even embed_dim / num_heads"
             )
 
     @property
@@ -124,6 +132,8 @@ class Head(nn.Sequential):
 class WorldNetwork(nn.Module):
     """Embeddings, transformer and three heads (Micheli et al., 2023, section 2.2)."""
 
+    turns: Tensor | None
+
     def __init__(
         self, config: WorldConfig, codebook_size: int, tokens_per_frame: int, actions: ActionSpace
     ) -> None:
@@ -136,8 +146,14 @@ class WorldNetwork(nn.Module):
         self.action_embedding = ActionEmbedding(actions.sizes, embed_dim)
         self.token_embedding = nn.Embedding(codebook_size, embed_dim)
         # Queries of the last step stand one frame beyond the context.
-        num_positions = self.layout.max_tokens + (tokens_per_frame if config.has_queries else 0)
-        self.position_embedding = nn.Embedding(num_positions, embed_dim)
+        num_places = self.layout.max_tokens + (tokens_per_frame if config.has_queries else 0)
+        if isinstance(config.positions, RotaryPositions):
+            turns = rotary_turns(tokens_per_frame, num_places, embed_dim // config.num_heads)
+            self.register_buffer("turns", turns, persistent=False)
+            num_places = self.layout.tokens_per_step
+        else:
+            self.turns = None
+        self.position_embedding = nn.Embedding(num_places, embed_dim)
         if config.has_queries:
             self.query_embedding = nn.Embedding(tokens_per_frame, embed_dim)
         self.transformer = Transformer(config.num_layers, config.num_heads, embed_dim, config.dropout)
@@ -168,19 +184,28 @@ class WorldNetwork(nn.Module):
     def embed_steps(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
         """obs_tokens (B, T, K), actions (B, T, n) -> embedded sequence (B, T (K + 1), C)."""
         sequence = self.embed_tokens(obs_tokens, actions)
-        return sequence + self.position_embedding.weight[: sequence.shape[1]]
+        return sequence + self.positions_at(torch.arange(sequence.shape[1], device=sequence.device))
+
+    def positions_at(self, places: Tensor) -> Tensor:
+        """What is added at places (...) of the sequence, (..., C): learned for each or, rotary, for its cell."""
+        return self.position_embedding(places % self.position_embedding.num_embeddings)
+
+    def turns_at(self, places: Tensor) -> Tensor | None:
+        """By how much attention turns queries and keys at places (...), (..., D); None where positions are learned."""
+        return None if self.turns is None else nn.functional.embedding(places, self.turns)
+
+    def query_places(self, num_steps: int) -> Tensor:
+        """Places (T, K) of the tokens that the queries ask for: those of the frame after each step."""
+        steps, cells = (
+            torch.arange(num, device=self.position_embedding.weight.device)
+            for num in (num_steps, self.layout.tokens_per_frame)
+        )
+        return (steps[:, None] + 1) * self.layout.tokens_per_step + cells
 
     def embed_queries(self, obs_tokens: Tensor, actions: Tensor) -> Tensor:
         """The rows that ask for the frame after each step. obs_tokens (B, T, K), actions (B, T, n) -> (B, T K, C)."""
-        num_steps = obs_tokens.shape[1]
-        layout = self.layout
-        positions = self.position_embedding.weight[layout.tokens_per_step :]
-        missing = num_steps * layout.tokens_per_step - len(positions)
-        positions = positions[: num_steps * layout.tokens_per_step]
-        if missing > 0:  # the action token after the last frame is never asked for
-            positions = nn.functional.pad(positions, (0, 0, 0, missing))
-        steps = positions.unflatten(0, (num_steps, layout.tokens_per_step))[:, : layout.tokens_per_frame]
-        return self.add_current_step(steps + self.query_embedding.weight, obs_tokens, actions).flatten(1, 2)
+        queries = self.positions_at(self.query_places(obs_tokens.shape[1])) + self.query_embedding.weight
+        return self.add_current_step(queries, obs_tokens, actions).flatten(1, 2)
 
     def add_current_step(self, queries: Tensor, obs_tokens: Tensor, actions: Tensor) -> Tensor:
         """Queries (..., K, C), with what the config's queries add for obs_tokens (B, ..., K), actions (B, ..., n)."""
@@ -204,9 +229,11 @@ class WorldNetwork(nn.Module):
         """
         x = self.embed_steps(obs_tokens, actions)
         num_context = x.shape[1]
+        places = torch.arange(num_context, device=x.device)
         if self.config.has_queries:
             x = torch.cat([x, self.embed_queries(obs_tokens, actions)], dim=1)
-        hidden = self.transformer(x, self.pattern)
+            places = torch.cat([places, self.query_places(obs_tokens.shape[1]).flatten()])
+        hidden = self.transformer(x, self.pattern, self.turns_at(places))
         context = hidden[:, :num_context]
         if self.config.has_queries:
             asking = hidden[:, num_context:]

@@ -293,8 +293,9 @@ class TokenWorld:
 
         queries: (B, m, C), complete; they see everything and are forgotten.
         """
-        num_rows = embeddings.shape[1]
-        x = embeddings + self._positions(cache, 0, num_rows)
+        network, num_rows = self.network, embeddings.shape[1]
+        places = self._places(cache, num_rows if queries is None else num_rows + queries.shape[1])
+        x = embeddings + network.positions_at(places[:, :num_rows])
         if queries is not None:
             x = torch.cat([x, queries], dim=1)
         return decode(
@@ -303,13 +304,13 @@ class TokenWorld:
             cache,
             num_context=num_rows,
             num_wanted=num_wanted,
-            is_block_causal=self.network.config.is_block_causal,
+            is_block_causal=network.config.is_block_causal,
+            turns=network.turns_at(places),
         )
 
-    def _positions(self, cache: KVCache, first: int, num: int) -> Tensor:
-        """(B, num, C): embeddings of the positions that come first tokens after what each row has."""
-        places = cache.position[:, None] + torch.arange(first, first + num, device=self.device)
-        return self.network.position_embedding(places)
+    def _places(self, cache: KVCache, num: int, first: int = 0) -> Tensor:
+        """(B, num): the places that come first tokens after what each row has."""
+        return cache.position[:, None] + torch.arange(first, first + num, device=self.device)
 
     def _step_autoregressive(
         self, state: TokenState, actions: Tensor, draw: Draw, needs_frame: bool
@@ -319,14 +320,15 @@ class TokenWorld:
         at_action = network.transformer.ln_out(row)
         if not needs_frame:
             return state.obs_tokens, at_action, []
-        tokens, logits = [], []
+        tokens, logits, position = [], [], state.cache.position
         for k in range(self.layout.tokens_per_frame):
             if k:
-                row = decode(row[:, None], self._layers, state.cache)[:, 0]
+                turns = network.turns_at(position[:, None])
+                row = decode(row[:, None], self._layers, state.cache, turns=turns)[:, 0]
             token, row, of_token = iris_kernels.head_sample(
                 row.contiguous(),
                 self._head,
-                state.cache.position,
+                position if network.turns is None else torch.full_like(position, k),
                 *draw,
                 place=k,
                 temperature=self.sampling.temperature,
@@ -347,9 +349,9 @@ class TokenWorld:
             return state.obs_tokens, ln_out(self._feed(state.cache, embeddings)[:, -1]), []
         queries = None
         if network.config.has_queries:
-            positions = self._positions(state.cache, layout.tokens_per_step, layout.tokens_per_frame)
+            places = self._places(state.cache, layout.tokens_per_frame, layout.tokens_per_step)
             queries = network.add_current_step(
-                positions + network.query_embedding.weight, state.obs_tokens, actions
+                network.positions_at(places) + network.query_embedding.weight, state.obs_tokens, actions
             )
         hidden = ln_out(self._feed(state.cache, embeddings, queries, num_wanted=layout.tokens_per_step))
         if queries is None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import iris_kernels
 import torch
+from iris_kernels.reference.decode_layers import rotate
 from torch import Tensor, nn
 
 
@@ -31,10 +32,12 @@ class TransformerBlock(nn.Module):
         self.fc_1 = nn.Linear(embed_dim, 4 * embed_dim)
         self.fc_2 = nn.Linear(4 * embed_dim, embed_dim)
 
-    def forward(self, x: Tensor, pattern: AttentionPattern) -> Tensor:
-        """(B, S, C) -> (B, S, C)."""
+    def forward(self, x: Tensor, pattern: AttentionPattern, turns: Tensor | None = None) -> Tensor:
+        """(B, S, C) -> (B, S, C). turns: (S, D), see Transformer."""
         qkv = self.qkv(self.ln_1(x)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
+        if turns is not None:
+            q, k = rotate(q, turns), rotate(k, turns)
         dropout = self.dropout if self.training else 0.0
         mixed = iris_kernels.attention(
             q,
@@ -81,11 +84,14 @@ class Transformer(nn.Module):
         )
         self.ln_out = nn.LayerNorm(embed_dim)
 
-    def forward(self, x: Tensor, pattern: AttentionPattern) -> Tensor:
-        """Embedded sequences (B, S, C) -> hidden states (B, S, C), after the final layer norm."""
+    def forward(self, x: Tensor, pattern: AttentionPattern, turns: Tensor | None = None) -> Tensor:
+        """Embedded sequences (B, S, C) -> hidden states (B, S, C), after the final layer norm.
+
+        turns: (S, D), by how much each row's queries and keys are turned (see positions.rotary_turns).
+        """
         x = nn.functional.dropout(x, self.dropout, self.training)
         for block in self.blocks:
-            x = block(x, pattern)
+            x = block(x, pattern, turns)
         return self.ln_out(x)
 
     def decode_weights(self, dtype: torch.dtype) -> list[iris_kernels.LayerWeights]:
@@ -117,6 +123,7 @@ def decode(
     num_context: int | None = None,
     num_wanted: int | None = None,
     is_block_causal: bool = False,
+    turns: Tensor | None = None,
 ) -> Tensor:
     """Push n new rows of each game through all layers, appending them to the cache.
 
@@ -128,6 +135,7 @@ def decode(
         num_context: rows that stay in the cache.
         num_wanted: the last rows that anyone asks for; the last layer computes no others (n when None).
         is_block_causal: the context rows see each other in both directions.
+        turns: (B, n, D), by how much each row's queries and keys are turned.
 
     Returns:
         (B, num_wanted, C) float32, before the final layer norm.
@@ -142,6 +150,7 @@ def decode(
         num_context=num_context,
         num_wanted=num_wanted,
         is_block_causal=is_block_causal,
+        turns=turns,
     )
     cache.position.add_(num_context)
     return x

@@ -46,12 +46,14 @@ def _attention_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
 
 def _decode_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
     for width, rows in ((256, 64), (256, 1024), (512, 64)):
-        for activation, outputs in (("none", 3 * width), ("gelu", 4 * width)):
+        turns = torch.empty(rows, 64)
+        for kind, outputs in (("", 3 * width), (" rotary", 3 * width), (" gelu", 4 * width)):
             x, norm = torch.empty(rows, width), torch.empty(width)
             weight, bias = torch.empty(outputs, width, dtype=dtype), torch.empty(outputs)
+            options = "gelu" if kind == " gelu" else "none", turns if kind == " rotary" else None
             yield (
-                f"{name} M={rows} {width}->{outputs}{' gelu' if activation == 'gelu' else ''}",
-                partial(decode_layers.launch_ln_linear, x, norm, norm, weight, bias, activation),
+                f"{name} M={rows} {width}->{outputs}{kind}",
+                partial(decode_layers.launch_ln_linear, x, norm, norm, weight, bias, *options),
             )
         for inputs in (width, 4 * width):
             x = torch.empty(rows, inputs, dtype=dtype)

@@ -17,6 +17,8 @@ from iris_wm.policy.loss import lambda_returns
 from iris_wm.streams import Draw
 from iris_wm.tokenizer.learner import TokenizerLossConfig, tokenizer_loss
 from iris_wm.world.learner import world_loss
+from iris_wm.world.network import BlockPrediction, WorldConfig
+from iris_wm.world.positions import RotaryPositions
 from iris_wm.world.token_world import SamplingConfig
 
 DEVICE = os.environ.get("IRIS_TEST_DEVICE", "cpu")
@@ -148,6 +150,13 @@ def test_paper_size_survives_the_round_trip(tmp_path):
     loaded = load_published(tmp_path / "last.pt")
     assert loaded.config == agent.config
     assert all(torch.equal(value, loaded.weights()[key]) for key, value in agent.weights().items())
+
+
+@pytest.mark.parametrize("values", [{"prediction": BlockPrediction()}, {"positions": RotaryPositions()}])
+def test_worlds_that_the_format_cannot_express_are_refused(values):
+    agent = Agent(AgentConfig(action_sizes=(6,), world=WorldConfig(num_layers=1, embed_dim=16, **values)))
+    with pytest.raises(ValueError, match="predicts autoregressively from learned positions"):
+        published_state(agent)
 
 
 def test_parameter_counts_match_the_paper():

@@ -21,6 +21,12 @@ def at(position: int, batch: int = 1, device: torch.device | str = "cpu") -> Ten
     return torch.full((batch,), position, dtype=torch.int32, device=device)
 
 
+def random_turns(*shape: int, device: torch.device | str = "cpu") -> Tensor:
+    """(..., D): cosines and sines of the angles of D / 2 pairs."""
+    angles = 3 * torch.randn(*shape[:-1], shape[-1] // 2)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(-2).to(device)
+
+
 def make_layer(
     width: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> LayerWeights:
@@ -36,7 +42,12 @@ def make_layer(
 
 
 def run_layers(
-    layers: list[LayerWeights], x: Tensor, pieces: list[int], heads: int = HEADS, length: int | None = None
+    layers: list[LayerWeights],
+    x: Tensor,
+    pieces: list[int],
+    heads: int = HEADS,
+    length: int | None = None,
+    turns: Tensor | None = None,
 ) -> Tensor:
     batch, rows, width = x.shape
     shape = (len(layers), batch, heads, length or rows, width // heads)
@@ -44,36 +55,45 @@ def run_layers(
     v_cache = k_cache.clone()
     out, position = [], 0
     for piece in pieces:
-        part = x[:, position : position + piece]
-        out.append(iris_kernels.decode_layers(part, layers, k_cache, v_cache, at(position, batch, x.device)))
+        new, where = slice(position, position + piece), at(position, batch, x.device)
+        turned = None if turns is None else turns[:, new].contiguous()
+        out.append(iris_kernels.decode_layers(x[:, new], layers, k_cache, v_cache, where, turns=turned))
         position += piece
     return torch.cat(out, dim=1)
 
 
-def plain_layer(w: LayerWeights, x: Tensor) -> Tensor:
+def plain_layer(w: LayerWeights, x: Tensor, turns: Tensor | None = None) -> Tensor:
     """(B, T, C) through an ordinary pre-norm layer with whole causal attention."""
     batch, rows, width = x.shape
     qkv = F.linear(F.layer_norm(x, (width,), w.ln_1_weight, w.ln_1_bias), w.qkv_weight, w.qkv_bias)
     q, k, v = qkv.view(batch, rows, 3, HEADS, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    if turns is not None:
+        cosine, sine = turns[:, None, :, ::2], turns[:, None, :, 1::2]
+        q, k = (
+            torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(3)
+            for even, odd in ((rows[..., ::2], rows[..., 1::2]) for rows in (q, k))
+        )
     attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
     x = x + F.linear(attended, w.out_weight, w.out_bias)
     hidden = F.linear(F.layer_norm(x, (width,), w.ln_2_weight, w.ln_2_bias), w.fc_1_weight, w.fc_1_bias)
     return x + F.linear(F.gelu(hidden), w.fc_2_weight, w.fc_2_bias)
 
 
+@pytest.mark.parametrize("is_rotary", [False, True])
 @pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_layers_equal_ordinary_layers(num_layers: int, is_packed: bool) -> None:
+def test_layers_equal_ordinary_layers(num_layers: int, is_packed: bool, is_rotary: bool) -> None:
     layers, x = [make_layer(32) for _ in range(num_layers)], torch.randn(3, 20, 32)
+    turns = random_turns(3, 20, 16) if is_rotary else None
     layers = [iris_kernels.pack(layer) if is_packed else layer for layer in layers]
     wanted = x
     for layer in layers:
-        wanted = plain_layer(layer, wanted)
+        wanted = plain_layer(layer, wanted, turns)
     with torch.no_grad():
         for pieces in ([20], [13, 1, 1, 5], [1] * 20):
-            got = run_layers(layers, x, pieces, length=24)
+            got = run_layers(layers, x, pieces, length=24, turns=turns)
             torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
-    through_the_op = run_layers(layers, x, [17, 3])  # with gradients on, the custom op runs
+    through_the_op = run_layers(layers, x, [17, 3], turns=turns)  # with gradients on, the custom op runs
     torch.testing.assert_close(through_the_op, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -109,6 +129,32 @@ def test_prediction_queries_equal_the_parallel_mask(is_block_causal: bool) -> No
         torch.testing.assert_close(got[:, step:], wanted[:, queries], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotate_turns_pairs_and_has_a_gradient(dtype: torch.dtype) -> None:
+    """Lengths stay, products of two rows depend on the difference of their angles alone; backwards it turns back."""
+    x, angles = torch.randn(2, 5, 8).to(dtype).requires_grad_(), torch.randn(5, 4)
+    turns = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1)
+    turned = reference.rotate(x, turns)
+    assert turned.dtype == dtype
+    pairs = x.detach().float().unflatten(-1, (4, 2))
+    for pair in range(4):
+        c, s = angles[:, pair].cos(), angles[:, pair].sin()
+        by_hand = torch.stack(
+            [
+                pairs[..., pair, 0] * c - pairs[..., pair, 1] * s,
+                pairs[..., pair, 0] * s + pairs[..., pair, 1] * c,
+            ],
+            -1,
+        )
+        torch.testing.assert_close(
+            turned[..., 2 * pair : 2 * pair + 2].float(), by_hand, atol=2e-2, rtol=1e-2
+        )
+    grad = torch.randn_like(turned)
+    (got,) = torch.autograd.grad(turned, x, grad)
+    back = torch.stack([angles.cos(), -angles.sin()], dim=-1).flatten(1)
+    torch.testing.assert_close(got, reference.rotate(grad, back))
+
+
 CASES = [(1, 1, False), (6, 6, False), (6, 6, True), (6, 2, True), (3, 0, False)]
 
 
@@ -136,11 +182,12 @@ def test_each_row_alone_equals_rows_at_mixed_positions(
     torch.testing.assert_close(caches, alone, atol=0, rtol=0, equal_nan=True)
 
 
-def test_custom_op_is_sound() -> None:
+@pytest.mark.parametrize("turns", [None, random_turns(3, 4, 16)])
+def test_custom_op_is_sound(turns: Tensor | None) -> None:
     caches = torch.randn(2, 2, 3, HEADS, 9, 16)
     position = torch.tensor([3, 0, 5], dtype=torch.int32)
     weights = make_layer(32).tensors + make_layer(32).tensors
-    arguments = torch.randn(3, 4, 32), weights, *caches, position, 2, 3, True
+    arguments = torch.randn(3, 4, 32), weights, *caches, position, 2, 3, True, turns
     torch.library.opcheck(torch.ops.iris_kernels.decode_layers.default, arguments)
 
 
@@ -194,6 +241,8 @@ LAYER = {
             r"position is \(2,\) int64, expected \(2,\) int32 on cpu",
         ),
         ({"position": at(0)}, r"position is \(1,\) int32, expected \(2,\) int32 on cpu"),
+        ({"turns": torch.zeros(2, 2, 16)}, r"turns is \(2, 2, 16\) float32, expected \(2, 1, 16\) float32"),
+        ({"turns": torch.zeros(2, 1, 16).double()}, r"turns is .* float64, expected \(2, 1, 16\) float32 on"),
         ({"num_context": 2}, "2 context rows and 1 wanted of 1 new rows with a cache of 5 rows"),
         ({"num_wanted": 2}, "1 context rows and 2 wanted of 1 new rows"),
         (
@@ -234,17 +283,18 @@ def test_weights_of_a_module_follow_it() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("batch", [1, 64])
-def test_layer_on_a_gpu(cuda: torch.device, batch: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("batch", "is_rotary"), [(1, False), (64, False), (64, True)])
+def test_layer_on_a_gpu(cuda: torch.device, batch: int, is_rotary: bool, dtype: torch.dtype) -> None:
     weights = make_layer(256, dtype, cuda)
     x = torch.randn(batch, 60, 256, device=cuda)
     pieces = [17, 1, 2, 33, 1, 6]
+    turns = random_turns(batch, 60, 64, device=cuda) if is_rotary else None
     with torch.no_grad():
-        got = run_layers([weights], x, pieces, heads=4, length=340).cpu()
+        got = run_layers([weights], x, pieces, heads=4, length=340, turns=turns).cpu()
     exact = LayerWeights(*(weight.cpu().float() for weight in weights.tensors))
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setenv("IRIS_KERNELS_BACKEND", "torch")
-        wanted = run_layers([exact], x.cpu(), pieces, heads=4)
+        wanted = run_layers([exact], x.cpu(), pieces, heads=4, turns=None if turns is None else turns.cpu())
     limit = 1e-5 if dtype == torch.float32 else 5e-3
     assert (got - wanted).norm() / wanted.norm() < limit
 

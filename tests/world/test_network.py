@@ -11,6 +11,7 @@ from iris_wm.world.network import (
     WorldConfig,
     WorldNetwork,
 )
+from iris_wm.world.positions import RotaryPositions, rotary_turns
 
 K, V, A, T = 4, 11, 3, 5
 MODES = [
@@ -20,6 +21,11 @@ MODES = [
     pytest.param({"prediction": ParallelPrediction("current_step")}, id="current_step"),
     pytest.param({"prediction": BlockPrediction()}, id="block"),
     pytest.param({"prediction": BlockPrediction("everywhere")}, id="block, action everywhere"),
+    pytest.param({"prediction": BlockPrediction(), "positions": RotaryPositions()}, id="block, rotary"),
+]
+ROTARY = [
+    pytest.param({"prediction": prediction, "positions": RotaryPositions()}, id=prediction.kind)
+    for prediction in (AutoregressivePrediction(), ParallelPrediction(), BlockPrediction())
 ]
 
 
@@ -158,6 +164,69 @@ def test_embedding_by_hand(segment):
         assert torch.equal(embedded[1, n], world.action_embedding.weight[actions[1, step, 0]] + positions[n])
 
 
+def test_turns_by_hand():
+    """Four tokens and an action a step, heads of 16: three pairs turn with x, three with y, two with the step."""
+    turns = rotary_turns(4, 15, 16).unflatten(1, (8, 2))
+    turned = torch.atan2(turns[..., 1], turns[..., 0])
+    along, steps = 100.0 ** -(torch.arange(3) / 3), torch.tensor([1.0, 0.1])
+    for place, (x, y, step) in {
+        0: (0, 0, 0),
+        1: (1, 0, 0),
+        2: (0, 1, 0),
+        4: (0, 2, 0),
+        13: (1, 1, 2),
+    }.items():
+        expected = torch.cat([x * along, y * along, step * steps])
+        assert torch.allclose(turned[place], expected, atol=1e-6), place
+
+
+@pytest.mark.parametrize("head_size", [2, 4, 6, 8, 10, 24, 64, 128])
+def test_every_even_head_splits(head_size):
+    """Steps are told apart by any head; places of a frame by those that have pairs for three axes."""
+    turns = rotary_turns(16, 3 * 17, head_size)
+    assert turns.shape == (3 * 17, head_size)
+    if head_size >= 6:
+        assert (torch.cdist(turns, turns) + torch.eye(len(turns))).min() > 0.1
+    assert torch.cdist(turns[::17], turns[::17]).sum(1).min() > 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ROTARY)
+def test_only_differences_of_steps_count(mode, segment):
+    world = new_world(**mode)
+    before, num_places = world(*segment), len(world.turns)
+    for num_steps in (1, 7):
+        shift = num_steps * (K + 1)
+        world.turns = rotary_turns(K, num_places + shift, 8)[shift:]
+        for was, now in zip(before, world(*segment), strict=True):
+            assert torch.allclose(was, now, atol=2e-4, rtol=1e-4)
+    world.turns = rotary_turns(K, 3 * num_places, 8)[::3]  # as if tokens stood elsewhere
+    assert (world(*segment).reward_logits - before.reward_logits).abs().max() > 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ROTARY)
+def test_cells_and_steps_are_told_apart_by_turns_alone(mode, segment):
+    """Without what is added for a cell, two tokens or two steps that change places change what is predicted."""
+    world = new_world(**mode)
+    world.position_embedding.weight.zero_()
+    tokens, actions = segment
+    rewards = world(tokens, actions).reward_logits[:, -1]
+    swapped, earlier = tokens.clone(), tokens.clone()
+    swapped[:, 1, [0, 3]] = tokens[:, 1, [3, 0]]
+    earlier[:, [0, 1]] = tokens[:, [1, 0]]
+    for other in (swapped, earlier):
+        assert (world(other, actions).reward_logits[:, -1] - rewards).abs().max() > 1e-3
+
+
+def test_rotary_positions_are_refused_where_tokens_are_no_grid():
+    config = WorldConfig(positions=RotaryPositions())
+    with pytest.raises(
+        ValueError, match=r"world\.positions: got rotary with 6 tokens a frame, expected a square"
+    ):
+        WorldNetwork(config, V, 6, ActionSpace.discrete(A))
+
+
 @pytest.mark.parametrize("kind", ["learned", "current_step"])
 @pytest.mark.parametrize("num_steps", [1, 3, T])
 def test_queries_stand_where_the_tokens_they_ask_for_stand(segment, num_steps, kind):
@@ -204,6 +273,10 @@ def test_every_weight_learns(mode, segment):
     [
         ({"num_layers": 0}, "num_layers: got 0, expected a whole number of at least 1"),
         ({"num_heads": 3}, r"embed_dim: got 256, expected a multiple of num_heads \(3\)"),
+        (
+            {"embed_dim": 36, "positions": RotaryPositions()},
+            "positions: got rotary with heads of 9, expected an even embed_dim / num_heads",
+        ),
         ({"context_steps": 1}, "context_steps: got 1, expected a whole number of at least 2"),
         ({"dropout": 1.0}, "dropout: got 1.0, expected a number from 0 to below 1"),
         ({"dropout": float("nan")}, "dropout: got nan"),

@@ -15,6 +15,7 @@ from iris_wm.world.network import (
     WorldConfig,
     WorldNetwork,
 )
+from iris_wm.world.positions import RotaryPositions
 from iris_wm.world.token_world import SamplingConfig, TokenState, TokenWorld
 
 K, V, A, CONTEXT, B = 4, 13, 3, 5, 3
@@ -25,6 +26,9 @@ MODES = {
     "current_step": {"prediction": ParallelPrediction("current_step")},
     "block": {"prediction": BlockPrediction()},
     "everywhere": {"prediction": BlockPrediction("everywhere")},
+    "rotary autoregressive": {"positions": RotaryPositions()},
+    "rotary current_step": {"prediction": ParallelPrediction("current_step"), "positions": RotaryPositions()},
+    "rotary block": {"prediction": BlockPrediction(), "positions": RotaryPositions()},
 }
 
 
@@ -127,8 +131,9 @@ class PlainEnv:
         return [self.world.token_embedding(obs_tokens[:, k]) for k in range(K)]
 
     def last_hidden(self) -> torch.Tensor:
-        x = torch.stack(self.rows, dim=1) + self.world.position_embedding.weight[: len(self.rows)]
-        return self.world.transformer(x, self.world.pattern)[:, -1]
+        places = torch.arange(len(self.rows))
+        x = torch.stack(self.rows, dim=1) + self.world.positions_at(places)
+        return self.world.transformer(x, self.world.pattern, self.world.turns_at(places))[:, -1]
 
     def sample(self, logits: torch.Tensor, stream: str, place: int = 0) -> torch.Tensor:
         return iris_kernels.sample_tokens(

@@ -80,10 +80,16 @@ def decode_attention(qkv: Tensor, k_cache: Tensor, v_cache: Tensor, position: Te
 
 
 def _packed_ln_linear(
-    x: Tensor, ln_weight: Tensor, ln_bias: Tensor, weight: Tensor, bias: Tensor, activation: str
+    x: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    activation: str,
+    turns: Tensor | None = None,
 ) -> Tensor:
     normed = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, LN_EPS).to(bias.dtype)
-    return _packed_linear(normed, weight, bias, activation)
+    return reference.turned(_packed_linear(normed, weight, bias, activation), turns)
 
 
 def _packed_linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:

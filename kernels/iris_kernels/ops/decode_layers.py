@@ -27,6 +27,7 @@ def decode_layers(
     num_context: int | None = None,
     num_wanted: int | None = None,
     is_block_causal: bool = False,
+    turns: Tensor | None = None,
 ) -> Tensor:
     """L layers `x + attention(LN(x))`, `x + MLP(LN(x))` with the exact GELU; appends n keys and values to each cache.
 
@@ -43,6 +44,8 @@ def decode_layers(
             CUDA; position + n must not exceed Tmax (a CPU raises; a kernel leaves out what does not fit).
         num_context: how many of the n rows are context; None means all.
         num_wanted: how many of the last rows come out, and go on after the last attention; None means all.
+        turns: (B, n, D) float32, contiguous, D even: each row's queries and keys are turned before the keys go to the
+            cache (see `reference.decode_layers.rotate`); None turns nothing.
 
     Returns:
         (B, num_wanted, C) float32, the residual stream after the last layer. No gradient.
@@ -53,7 +56,7 @@ def decode_layers(
     if x.ndim != 3 or x.dtype != torch.float32:
         raise shape_error("decode_layers", "x", x, "(B, n, C) float32")
     new = x.shape[1]
-    rows = Rows(new if num_context is None else num_context, num_wanted or new, is_block_causal)
+    rows = Rows(new if num_context is None else num_context, num_wanted or new, is_block_causal, turns)
     _check(x, layers, k_cache, v_cache, position, rows)
     if runs_directly("decode_layers", x, _problem(x, layers, k_cache)):
         parts, chosen = cpu.choose(layers, k_cache)
@@ -87,6 +90,16 @@ def _check(
         raise shape_error(
             "decode_layers", "position", position, f"({batch},) int32 on {x.device}, contiguous"
         )
+    turns = rows.turns
+    if turns is not None and (
+        turns.shape != (batch, new, size)
+        or size % 2
+        or turns.dtype != torch.float32
+        or turns.device != x.device
+        or not turns.is_contiguous()
+    ):
+        expected = f"({batch}, {new}, {size}) float32 on {x.device}, contiguous, of an even head size"
+        raise shape_error("decode_layers", "turns", turns, expected)
     if not 0 <= rows.num_context <= new <= length or not 0 < rows.num_wanted <= new:
         raise ValueError(
             f"decode_layers: {rows.num_context} context rows and {rows.num_wanted} wanted of {new} new rows with a "
@@ -131,7 +144,8 @@ def _run_layer(
     """One layer, five steps; k_cache, v_cache: (B, N, Tmax, D)."""
     batch, new, width = x.shape
     residual = x.reshape(-1, width)
-    qkv = parts.ln_linear(residual, w.ln_1_weight, w.ln_1_bias, w.qkv_weight, w.qkv_bias, "none")
+    turns = None if rows.turns is None else rows.turns.view(len(residual), -1)
+    qkv = parts.ln_linear(residual, w.ln_1_weight, w.ln_1_bias, w.qkv_weight, w.qkv_bias, "none", turns)
     to_mix = _cast(qkv.view(batch, new, -1), k_cache.dtype)
     mixed = parts.decode_attention(to_mix, k_cache, v_cache, position, rows)
     if rows.num_wanted < new:
@@ -139,7 +153,7 @@ def _run_layer(
         residual = x[:, -rows.num_wanted :].reshape(-1, width)
     mixed = _cast(mixed.reshape(-1, width), qkv.dtype)
     residual = parts.linear_residual(mixed, w.out_weight, w.out_bias, residual)
-    hidden = parts.ln_linear(residual, w.ln_2_weight, w.ln_2_bias, w.fc_1_weight, w.fc_1_bias, "gelu")
+    hidden = parts.ln_linear(residual, w.ln_2_weight, w.ln_2_bias, w.fc_1_weight, w.fc_1_bias, "gelu", None)
     residual = parts.linear_residual(hidden, w.fc_2_weight, w.fc_2_bias, residual)
     return residual.view(batch, rows.num_wanted, width)
 
@@ -159,10 +173,11 @@ def _decode_layers(
     num_context: int,
     num_wanted: int,
     is_block_causal: bool,
+    turns: Tensor | None,
 ) -> Tensor:
     """weights: the twelve of each layer, one layer after the other."""
     layers = [LayerWeights.of_tensors(weights[i : i + 12]) for i in range(0, len(weights), 12)]
-    parts, rows = reference.PARTS, Rows(num_context, num_wanted, is_block_causal)
+    parts, rows = reference.PARTS, Rows(num_context, num_wanted, is_block_causal, turns)
     if use_triton("decode_layers", x.device, _problem(x, layers, k_cache)):
         from iris_kernels.triton_kernels import decode_layers as kernels
 
@@ -172,5 +187,5 @@ def _decode_layers(
 
 @_decode_layers.register_fake
 def _(x: Tensor, *rest: Any) -> Tensor:
-    num_wanted = rest[-2]
+    num_wanted = rest[-3]
     return x.new_empty(x.shape[0], num_wanted, x.shape[2])

@@ -17,26 +17,42 @@ class Rows(NamedTuple):
     num_context: int
     num_wanted: int
     is_block_causal: bool
+    turns: Tensor | None = None
 
 
 class Parts(NamedTuple):
     """One implementation of each step of a layer."""
 
-    ln_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, str], Tensor]
+    ln_linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, str, Tensor | None], Tensor]
     decode_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Rows], Tensor]
     linear_residual: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def ln_linear(
-    x: Tensor, ln_weight: Tensor, ln_bias: Tensor, weight: Tensor, bias: Tensor, activation: str
+    x: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    activation: str,
+    turns: Tensor | None = None,
 ) -> Tensor:
     """`activation(layer_norm(x) weight^T + bias)`: (M, C) float32 -> (M, O) in the weight's dtype.
 
-    ln_weight, ln_bias: (C,). weight: (O, C). bias: (O,). activation: none or gelu, the exact one.
+    ln_weight, ln_bias: (C,). weight: (O, C). bias: (O,). activation: none or gelu, the exact one. turns: (M, D), by
+    which the first two thirds of the outputs, queries and keys, are turned head by head (see `rotate`).
     """
     normed = F.layer_norm(x, x.shape[-1:], ln_weight.to(x.dtype), ln_bias.to(x.dtype), LN_EPS)
     out = F.linear(normed.to(weight.dtype), weight, bias.to(weight.dtype))
-    return F.gelu(out) if activation == "gelu" else out
+    return turned(F.gelu(out) if activation == "gelu" else out, turns)
+
+
+def turned(qkv: Tensor, turns: Tensor | None) -> Tensor:
+    """(M, 3C) packed q | k | v, q and k turned in place by turns (M, D)."""
+    if turns is not None:
+        heads = qkv.unflatten(1, (3, -1, turns.shape[1]))[:, :2]
+        heads.copy_(rotate(heads, turns[:, None, None]))
+    return qkv
 
 
 def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
@@ -45,6 +61,21 @@ def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -
     weight: (O, I). bias: (O,). residual: (M, O) float32.
     """
     return residual + F.linear(x, weight, bias.to(weight.dtype))
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary positions: each pair of neighbours, taken as a complex number, times another of length one.
+
+    Args:
+        x: (..., D) of a floating dtype, the last dimension dense. Differentiable.
+        turns: (..., D) float32 to broadcast with x: cosine and sine, side by side, of each pair's angle.
+
+    Returns:
+        x's shape and dtype, computed in float32 at least.
+    """
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs, by = (torch.view_as_complex(each.unflatten(-1, (-1, 2))) for each in (exact, turns))
+    return torch.view_as_real(pairs * by).flatten(-2).to(x.dtype)
 
 
 def _length_is_known(tensor: Tensor) -> bool:

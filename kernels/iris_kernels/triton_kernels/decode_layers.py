@@ -92,13 +92,13 @@ def _load_block(
 
 @triton.jit(do_not_specialize=["num_rows"])
 def ln_linear(
-    x, ln_weight, ln_bias, weight, bias, out,
+    x, ln_weight, ln_bias, weight, bias, turns, out,
     x_row, weight_row, num_rows, eps,
-    C: tl.constexpr, O: tl.constexpr, GELU: tl.constexpr, SINGLE_PASS: tl.constexpr,
+    C: tl.constexpr, O: tl.constexpr, D: tl.constexpr, GELU: tl.constexpr, SINGLE_PASS: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One program: ROWS rows, OUTPUTS outputs. Statistics as two passes in float32."""
+    """One program: ROWS rows, OUTPUTS outputs. Statistics as two passes in float32. D: of the heads to turn, or 0."""
     outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     inputs = tl.arange(0, INPUTS)
@@ -141,6 +141,13 @@ def ln_linear(
     if GELU:
         acc = 0.5 * acc * (1.0 + tl.erf(acc * 0.7071067811865476))
     inside = (rows[:, None] < num_rows) & (outputs[None, :] < O)
+    if D:
+        is_turned = (outputs < O // 3 * 2)[None, :]
+        turn = tl.load(turns + rows[:, None] * D + (outputs % D)[None, :], mask=inside & is_turned, other=0.0)
+        cosine, sine = tl.split(tl.reshape(turn, [ROWS, OUTPUTS // 2, 2]))
+        even, odd = tl.split(tl.reshape(acc, [ROWS, OUTPUTS // 2, 2]))
+        turned = tl.join(even * cosine - odd * sine, even * sine + odd * cosine)
+        acc = tl.where(is_turned, tl.reshape(turned, [ROWS, OUTPUTS]), acc)
     tl.store(out + rows[:, None] * O + outputs[None, :], acc.to(out.dtype.element_ty), mask=inside)
 
 
@@ -251,6 +258,7 @@ def launch_ln_linear(
     weight: Tensor,
     bias: Tensor,
     activation: str,
+    turns: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """See `reference.decode_layers.ln_linear`; fills the contiguous `out` (M, O) where it is given."""
@@ -261,9 +269,10 @@ def launch_ln_linear(
     blocks = LINEAR_TABLE["ln_linear", weight.element_size(), _few_or_many(rows, FEW_ROWS)]
     single_pass = width <= SINGLE_PASS_WIDTH
     ln_linear[triton.cdiv(outputs, blocks.outputs), triton.cdiv(rows, blocks.rows)](
-        x, ln_weight, ln_bias, weight, bias, out,
+        x, ln_weight, ln_bias, weight, bias, turns, out,
         x.stride(0), weight.stride(0), rows, LN_EPS,
-        C=width, O=outputs, GELU=activation == "gelu", SINGLE_PASS=single_pass,
+        C=width, O=outputs, D=0 if turns is None else turns.shape[-1],
+        GELU=activation == "gelu", SINGLE_PASS=single_pass,
         ROWS=blocks.rows, OUTPUTS=blocks.outputs,
         INPUTS=next_power_of_two(width) if single_pass else blocks.inputs,
         PRECISION=dot_precision(weight.dtype), UPCAST=must_upcast(weight.dtype),

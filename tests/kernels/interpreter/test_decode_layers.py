@@ -27,9 +27,26 @@ def test_ln_linear(arena, rows: int, width: int, outputs: int, activation: str) 
     weight, bias = torch.randn(outputs, width) / width**0.5, torch.randn(outputs)
     inputs = (x, ln_weight, ln_bias, weight, bias)
     got = kernels.launch_ln_linear(
-        *(arena.input(tensor) for tensor in inputs), activation, arena.output(rows, outputs)
+        *(arena.input(tensor) for tensor in inputs), activation, None, arena.output(rows, outputs)
     )
     close(got, reference.ln_linear(*(tensor.double() for tensor in inputs), activation))
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "size"), [(1, 256, 64), (3, 48, 24), (17, 300, 50), (300, 16, 2), (5, 128, 128)]
+)
+def test_ln_linear_turns_queries_and_keys(arena, rows: int, width: int, size: int) -> None:
+    inputs = (
+        torch.randn(rows, width), torch.randn(width), torch.randn(width),
+        torch.randn(3 * width, width) / width**0.5, torch.randn(3 * width),
+    )  # fmt: skip
+    turns = torch.nn.functional.normalize(torch.randn(rows, size // 2, 2), dim=-1).flatten(1)
+    got = kernels.launch_ln_linear(
+        *(arena.input(tensor) for tensor in inputs), "none", arena.input(turns), arena.output(rows, 3 * width)
+    )
+    exact = [tensor.double() for tensor in inputs]
+    close(got, reference.ln_linear(*exact, "none", turns))
+    assert torch.equal(got[:, 2 * width :], kernels.launch_ln_linear(*inputs, "none")[:, 2 * width :])
 
 
 @pytest.mark.parametrize(
