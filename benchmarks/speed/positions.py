@@ -37,7 +37,7 @@ def works_of(config: RunConfig, batch: int) -> tuple[works.Work, works.Work]:
 
 
 def main() -> None:
-    """Print medians, and how often rotary takes as long as learned."""
+    """Print medians of the rounds, and the median of their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/demo.yaml")
     parser.add_argument("--batch", type=int, default=64)
