@@ -92,10 +92,6 @@ class ActionSpace:
         """An action (n,) in words: its name where there is one axis, else the numbers."""
         return self.names[int(action)] if self.num_axes == 1 else " ".join(map(str, action.tolist()))
 
-    def draw(self, num: int, generator: torch.Generator) -> Tensor:
-        """(num, n) int64, uniformly random."""
-        return torch.stack([torch.randint(size, (num,), generator=generator) for size in self.sizes], dim=1)
-
     def check(self, actions: Any, where: str, batch: tuple[int, ...] = ()) -> Tensor:
         """Actions (*batch, n) as an int64 tensor on the CPU; where there is one axis, (*batch) will do.
 
@@ -165,10 +161,6 @@ class ActionDistribution:
     def entropy(self) -> Tensor:
         """(...) float32, nats."""
         return torch.stack([-(logs.exp() * logs).sum(-1) for logs in self._log_probs]).sum(0)
-
-    def mode(self) -> Tensor:
-        """The likeliest choices, (..., n) int64."""
-        return torch.stack([logits.argmax(-1) for logits in self.axes], dim=-1)
 
     def sample(self, draw: Draw, temperature: float = 1.0) -> Tensor:
         """(B, n) int64 of B rows, without gradient; temperature 0 takes the likeliest."""

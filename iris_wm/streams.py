@@ -53,10 +53,6 @@ class Draw(NamedTuple):
         """The same draws on another device."""
         return self._replace(seed=self.seed.to(device), step=self.step.to(device))
 
-    def rows(self, rows: Tensor) -> "Draw":
-        """Some of the rows, (M,) int64 numbers."""
-        return self._replace(seed=self.seed[rows], step=self.step[rows])
-
 
 def _stream_number(name: str) -> int:
     """16 bits of the name's hash: what the samplers have room for."""

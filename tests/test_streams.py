@@ -19,7 +19,6 @@ def test_a_draw_has_independent_streams_and_steps():
     draw = Draw.start([1, 2, 3])
     assert draw.of("reward").stream != draw.of("termination").stream != draw.of("action").stream
     assert draw.next().step.tolist() == [1, 1, 1]
-    assert draw.next().rows(torch.tensor([2, 2])).seed.tolist() == [3, 3]
     assert draw.step.tolist() == [0, 0, 0]
 
 

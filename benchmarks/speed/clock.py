@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import iris_kernels
 import torch
 
 import iris_wm
 from iris_wm.runs.open import current_commit
-from iris_wm.world.transformer import kernels_in_use
 
 REFERENCE = "reference"
 
@@ -89,7 +89,8 @@ def machine(clock: Clock) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(clock.device) if clock.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "clock": clock.kind,
-        **kernels_in_use(),
+        "kernels": iris_kernels.requested_backend(),
+        "has_c_kernels": iris_kernels.has_c_attention(64, torch.float32),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "iris_wm": iris_wm.__version__,

@@ -69,11 +69,6 @@ class Replay:
         """Episodes started so far, also those without a step yet."""
         return len(self._finished)
 
-    @property
-    def episode_lengths(self) -> Tensor:
-        """(num_episodes,) int64 on the CPU: steps of every episode so far."""
-        return self._layout()[2].clone()
-
     def start_episode(self) -> int:
         """Opens an episode and returns its id."""
         self._finished.append(False)

@@ -296,7 +296,7 @@ class DreamVectorEnv(VectorEnv):
 
 
 class DreamEnv(gymnasium.Env):
-    """One dream: see `DreamVectorEnv`, whose arguments but num_envs and autoreset_mode it takes."""
+    """One dream: see `DreamVectorEnv`, whose options it takes, all but num_envs and autoreset_mode."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}  # type: ignore[misc]
 
@@ -305,24 +305,12 @@ class DreamEnv(gymnasium.Env):
         agent: Dreamer,
         first_frames: Segment | Tensor | np.ndarray,
         horizon: int = 500,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        render_mode: str | None = None,
+        **options: Any,
     ) -> None:
         self._dreams = DreamVectorEnv(
-            agent,
-            first_frames,
-            1,
-            horizon,
-            autoreset_mode=AutoresetMode.DISABLED,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            render_mode=render_mode,
+            agent, first_frames, 1, horizon, autoreset_mode=AutoresetMode.DISABLED, **options
         )
-        self.render_mode = render_mode
+        self.render_mode = self._dreams.render_mode
         self.observation_space = self._dreams.single_observation_space
         self.action_space = self._dreams.single_action_space
 

@@ -1,7 +1,7 @@
 """A GPT-style pre-norm transformer, whole sequences for training and through a cache for dreaming."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import iris_kernels
 import torch
@@ -154,11 +154,3 @@ def decode(
     )
     cache.position.add_(num_context)
     return x
-
-
-def kernels_in_use() -> dict[str, Any]:
-    """Which kernels were asked for, and whether this CPU has the C ones: for reports of speed."""
-    return {
-        "kernels": iris_kernels.requested_backend(),
-        "has_c_kernels": iris_kernels.has_c_attention(64, torch.float32),
-    }
