@@ -18,7 +18,7 @@ from iris_wm.runs.config import RunConfig
 from iris_wm.runs.operating_system import keep_freed_memory
 from iris_wm.spaces import ActionSpace
 from iris_wm.strict_yaml import read_yaml
-from iris_wm.world.positions import LearnedPositions, RotaryPositions
+from iris_wm.world.token_layout import LearnedPositions, RotaryPositions
 
 HORIZON = 10
 

@@ -21,7 +21,7 @@ from works import Work, without_gradients
 from iris_wm.agent import Agent, AgentConfig
 from iris_wm.runs.config import RunConfig
 from iris_wm.world.network import AutoregressivePrediction, BlockPrediction, ParallelPrediction
-from iris_wm.world.positions import LearnedPositions
+from iris_wm.world.token_layout import LearnedPositions
 
 PREDICTIONS = {
     "autoregressive": AutoregressivePrediction(),

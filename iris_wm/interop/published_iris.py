@@ -15,7 +15,7 @@ from iris_wm.policy.actor_critic import PolicyConfig
 from iris_wm.tokenizer.autoencoder import AutoencoderConfig
 from iris_wm.tokenizer.tokenizer import TokenizerConfig, VectorQuantizerConfig
 from iris_wm.world.network import WorldConfig
-from iris_wm.world.positions import LearnedPositions
+from iris_wm.world.token_layout import LearnedPositions
 
 # Our key -> the published one, applied in this order; what no pattern matches keeps its name.
 _RENAMES = [

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from iris_wm.config import Config, PositiveInt, Range
 from iris_wm.spaces import ActionEmbedding, ActionSpace
-from iris_wm.world.positions import LearnedPositions, RotaryPositions, rotary_turns
-from iris_wm.world.token_layout import TokenLayout
+from iris_wm.world.token_layout import LearnedPositions, RotaryPositions, TokenLayout, rotary_turns
 from iris_wm.world.transformer import AttentionPattern, Transformer
 
 

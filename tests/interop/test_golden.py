@@ -18,7 +18,7 @@ from iris_wm.streams import Draw
 from iris_wm.tokenizer.learner import TokenizerLossConfig, tokenizer_loss
 from iris_wm.world.learner import world_loss
 from iris_wm.world.network import BlockPrediction, WorldConfig
-from iris_wm.world.positions import RotaryPositions
+from iris_wm.world.token_layout import RotaryPositions
 from iris_wm.world.token_world import SamplingConfig
 
 DEVICE = os.environ.get("IRIS_TEST_DEVICE", "cpu")

@@ -11,7 +11,7 @@ from iris_wm.world.network import (
     WorldConfig,
     WorldNetwork,
 )
-from iris_wm.world.positions import RotaryPositions, rotary_turns
+from iris_wm.world.token_layout import RotaryPositions, rotary_turns
 
 K, V, A, T = 4, 11, 3, 5
 MODES = [

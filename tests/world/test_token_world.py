@@ -15,7 +15,7 @@ from iris_wm.world.network import (
     WorldConfig,
     WorldNetwork,
 )
-from iris_wm.world.positions import RotaryPositions
+from iris_wm.world.token_layout import RotaryPositions
 from iris_wm.world.token_world import SamplingConfig, TokenState, TokenWorld
 
 K, V, A, CONTEXT, B = 4, 13, 3, 5, 3
