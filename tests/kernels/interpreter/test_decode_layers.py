@@ -3,8 +3,6 @@
 import iris_kernels
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from iris_kernels.reference import decode_layers as reference
 from iris_kernels.reference.decode_layers import Rows
 from iris_kernels.triton_kernels import decode_layers as kernels
@@ -161,8 +159,10 @@ def run_layer(
     return torch.cat(out, dim=1)
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
-@given(prefill=st.integers(1, 40), heads=st.sampled_from([1, 2]))
+@pytest.mark.parametrize(
+    ("prefill", "heads"),
+    [(1, 1), (17, 2), *(pytest.param(*each, marks=pytest.mark.slow) for each in [(16, 1), (40, 2)])],
+)
 def test_prefill_and_one_step_equal_a_longer_prefill(prefill: int, heads: int) -> None:
     torch.manual_seed(prefill)
     weights, x = make_layer(32), torch.randn(1, prefill + 1, 32)
