@@ -32,10 +32,10 @@ def start(agent) -> tuple[torch.Tensor, PolicyState]:
     return obs_tokens, PolicyState(*memory)
 
 
-def new_imagination(agent, horizon: int = 5, **values) -> Imagination:
+def new_imagination(agent, horizon: int = 5, batch_size: int = B, **values) -> Imagination:
     config = ImaginationConfig(horizon=horizon, **values)
     world = agent.new_world(SamplingConfig(config.temperature))
-    return Imagination(world, agent.look, agent.policy.choose, config, B)
+    return Imagination(world, agent.look, agent.policy.choose, config, batch_size)
 
 
 def imagine(
@@ -45,10 +45,11 @@ def imagine(
     past: tuple[torch.Tensor, torch.Tensor] | None = None,
     first_inputs: torch.Tensor | None = None,
 ) -> Rollout:
-    obs_tokens, actions = start[0][:, None], torch.zeros(B, 0, 1, dtype=torch.int64)
+    batch_size = len(start[0])
+    obs_tokens, actions = start[0][:, None], torch.zeros(batch_size, 0, 1, dtype=torch.int64)
     if past is not None:
         obs_tokens, actions = torch.cat([past[0], obs_tokens], dim=1), past[1]
-    return imagination.imagine(obs_tokens, actions, start[1], row_seeds(seed, B), first_inputs)
+    return imagination.imagine(obs_tokens, actions, start[1], row_seeds(seed, batch_size), first_inputs)
 
 
 def step_by_step(
@@ -91,15 +92,18 @@ def test_shapes_and_dtypes(agent, start):
     assert not rollout.inputs.requires_grad
 
 
+@pytest.mark.parametrize("agent", ["tokens", "parallel tokens"], indirect=True)
 def test_expected_rewards_are_the_means_of_what_is_drawn(agent, start):
     """Averaged over many draws of the same steps; nothing else of the roll-out changes."""
     expected = imagine(new_imagination(agent, rewards="expected"), start, 0)
     sampled = imagine(new_imagination(agent), start, 0)
     for name in ("inputs", "actions", "terminations"):
         assert torch.equal(getattr(expected, name), getattr(sampled, name))
-    draws = torch.stack([imagine(new_imagination(agent, 2), start, seed).rewards for seed in range(300)])
-    means = torch.stack(
-        [imagine(new_imagination(agent, 2, rewards="expected"), start, seed).rewards for seed in range(300)]
+    # Two starts 300 times as rows of one batch, each of which draws its own.
+    starts = start[0][:2].repeat(300, 1), PolicyState(*(part[:2].repeat(300, 1) for part in start[1]))
+    draws, means = (
+        imagine(new_imagination(agent, 2, 600, rewards=rewards), starts, 0).rewards.view(300, 2, 2)
+        for rewards in ("sampled", "expected")
     )
     assert means.unique().numel() > 3
     assert means.abs().max() < 1

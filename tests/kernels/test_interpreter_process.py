@@ -1,4 +1,4 @@
-"""Runs the tests of tests/kernels/interpreter and the golden vectors in a process in which Triton interprets kernels."""
+"""Runs the tests of tests/kernels/interpreter and the golden vectors in a process in which Triton interprets."""
 
 import importlib.util
 import os
