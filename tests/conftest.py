@@ -52,6 +52,7 @@ PRODUCT = (
     "learning",
     "benchmarks",
     "play/test_browser",
+    "kernels/test_benchmarks",
     "kernels/test_resources",
 )
 """What `make test-product` runs: whole programs, as a user would start them."""

@@ -253,16 +253,3 @@ def test_the_agent_needs_no_lightning():
         "import iris_wm.agent, sys\n"
         "assert not {'lightning', 'pytorch_lightning'} & {name.split('.')[0] for name in sys.modules}"
     )
-
-
-def test_kernels_work_without_triton():
-    run_python(
-        "import sys\n"
-        "sys.modules['triton'] = None\n"
-        "import iris_kernels, torch\n"
-        "maps = torch.randn(2, 32, 4, 4)\n"
-        "out = iris_kernels.group_norm_silu(maps, torch.ones(32), torch.zeros(32), 32, 1e-6)\n"
-        "assert out.shape == maps.shape\n"
-        "q = torch.randn(1, 2, 6, 16)\n"
-        "assert iris_kernels.attention(q, q, q).shape == q.shape"
-    )

@@ -373,36 +373,51 @@ def test_as_a_process(tmp_path, arguments, expected):
 
 
 @pytest.mark.parametrize(
-    ("command", "expected", "heavy"),
+    ("heavy", "commands"),
     [
-        ("fit --config {p}/none.yaml --run {p}/new", 2, "torch"),
-        ("fit --config {p}/twice.yaml --run {p}/new", 2, "torch"),
-        ("fit --config {p}/tiny.yaml --run {p}/held", 3, "torch"),
-        ("evaluate {p}/empty", 2, "torch"),
-        ("evaluate-dream {p}/run {p}/empty", 2, "torch"),
-        ("play {p}/none", 2, "torch"),
-        ("fit --config {p}/tiny.yaml --run {p}/new --sed 3", 2, "lightning"),
-        ("fit --config {p}/tiny.yaml --run {p}/run --seed 3", 3, "lightning"),
-        ("fit --config {p}/tiny.yaml --run {p}/foreign", 3, "lightning"),
-        ("evaluate {p}/damaged", 3, "lightning"),
+        (
+            "torch",
+            {
+                "fit --config {p}/none.yaml --run {p}/new": 2,
+                "fit --config {p}/twice.yaml --run {p}/new": 2,
+                "fit --config {p}/tiny.yaml --run {p}/held": 3,
+                "evaluate {p}/empty": 2,
+                "evaluate-dream {p}/run {p}/empty": 2,
+                "play {p}/none": 2,
+            },
+        ),
+        (
+            "lightning",
+            {
+                "fit --config {p}/tiny.yaml --run {p}/new --sed 3": 2,
+                "fit --config {p}/tiny.yaml --run {p}/run --seed 3": 3,
+                "fit --config {p}/tiny.yaml --run {p}/foreign": 3,
+                "evaluate {p}/damaged": 3,
+            },
+        ),
     ],
 )
-def test_refused_before_anything_heavy_is_imported(place, command, expected, heavy):
+def test_refused_before_anything_heavy_is_imported(place, heavy, commands):
     """Torch is a second and a half, Lightning two more; whoever mistypes a path should not wait for them."""
     program = (
-        "import sys; from iris_wm import cli; code = cli.main(sys.argv[1:]); "
-        f"sys.exit(code if {heavy!r} not in sys.modules else 99)"
+        "import sys; from iris_wm import cli\n"
+        "for command in sys.argv[1:]:\n"
+        f"    print(cli.main(command.split()), {heavy!r} in sys.modules)\n"
+        "    print('end of a command', file=sys.stderr)"
     )
     with RunFolder(place / "held", {"seed": 0}):
         done = subprocess.run(
-            [sys.executable, "-c", program, *command.replace("{p}", str(place)).split()],
+            [sys.executable, "-c", program, *(command.replace("{p}", str(place)) for command in commands)],
             capture_output=True,
             text=True,
             timeout=120,
         )
-    check(done.returncode, expected, done.stderr, [])
-    if "held" in command:
-        assert f"in use by process {os.getpid()}" in done.stderr
+    assert done.stdout.splitlines() == [f"{expected} False" for expected in commands.values()], done.stderr
+    *errors, rest = done.stderr.split("end of a command\n")
+    assert rest == ""
+    for (command, expected), error in zip(commands.items(), errors, strict=True):
+        check(expected, expected, error, [])
+        assert ("held" in command) == (f"in use by process {os.getpid()}" in error)
 
 
 def test_debug_shows_the_traceback(place):

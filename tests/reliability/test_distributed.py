@@ -141,6 +141,7 @@ def test_one_that_dies_or_hangs_ends_both(tiny_config, newest_is_good, tmp_path,
     assert newest_is_good(run) > 0
 
 
+@slow
 def test_a_signal_to_the_whole_group(tiny_config, newest_is_good, tmp_path):
     """As a terminal sends Ctrl-C, and a scheduler SIGTERM."""
     notes = tmp_path / "notes"

@@ -37,6 +37,7 @@ class Run:
     result: FitResult
 
 
+slow = pytest.mark.slow  # what a quick test beside it, or one of tests/reliability, sees too
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -227,13 +228,13 @@ def test_another_seed_another_run(reference, tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("step", "number"),
     [
-        (0, signal.SIGTERM),  # collecting
+        pytest.param(0, signal.SIGTERM, marks=slow),  # collecting
         (3, signal.SIGUSR1),  # tokenizer
         (4, signal.SIGTERM),  # before the world model's first step: while tokens are cached
         (5, signal.SIGTERM),  # the last step of an epoch
-        (11, signal.SIGTERM),  # world model, second epoch
+        pytest.param(11, signal.SIGTERM, marks=slow),  # world model, second epoch
         (13, signal.SIGINT),  # actor-critic
-        (14, signal.SIGTERM),  # evaluating
+        pytest.param(14, signal.SIGTERM, marks=slow),  # evaluating
     ],
 )
 def test_stopped_by_a_signal_and_continued_is_the_same_run(
@@ -418,8 +419,17 @@ def injected_into(monkeypatch, component: str, where: str) -> None:
     monkeypatch.setattr(learner, "losses", losses)
 
 
-@pytest.mark.parametrize("component", ["tokenizer", "world", "policy"])
-@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize(
+    ("component", "where"),
+    [
+        ("tokenizer", "loss"),
+        ("world", "gradient"),
+        ("policy", "loss"),
+        pytest.param("tokenizer", "gradient", marks=slow),
+        pytest.param("world", "loss", marks=slow),
+        pytest.param("policy", "gradient", marks=slow),
+    ],
+)
 def test_a_bad_number_ends_the_run_before_any_weight_changes(
     tiny_run, tmp_path, monkeypatch, component, where
 ):
