@@ -28,7 +28,7 @@ check: .venv/installed-test .venv/installed-check
 	$(BIN)/codespell
 	$(BIN)/python tests/security/audit.py
 
-# Minutes to hours: all games' snapshots, whole notebooks, the benchmark with the real trainer.
+# Minutes to hours: wide sweeps whole, all games' snapshots, whole notebooks, the benchmark with the real trainer.
 test-slow: .venv/installed-test
 	$(PYTEST) -m "slow and not gpu"
 
