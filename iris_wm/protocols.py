@@ -3,6 +3,7 @@
 Letters as everywhere: B batch, T steps, K tokens per frame, n axes of an action, C H W image, F features.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -156,8 +157,10 @@ class Learner(Protocol):
         """
         ...
 
-    def losses(self, segment: Segment, draw: Draw) -> tuple[Named, Named]:
-        """Losses, whose sum is minimised, and what else is measured: scalars by name.
+    def losses(self, segment: Segment, draw: Draw) -> Iterator[tuple[Named, Named]]:
+        """For each update that a batch is good for: losses, whose sum is minimised, and what else is measured.
+
+        Both are scalars by name. Most learners yield once; what is yielded next sees the network updated.
 
         A measure that is a bool is a check: where it is False, the run ends, and the name is told as what was not
         finite (say "latents"). draw: of the rows of the segment.

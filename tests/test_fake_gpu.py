@@ -30,7 +30,7 @@ from iris_wm.config import apply_overrides, build_config
 from iris_wm.data.replay import Replay
 from iris_wm.dream.rollout import Imagination, Rollout
 from iris_wm.policy.actor_critic import policy_inputs
-from iris_wm.policy.loss import policy_loss
+from iris_wm.policy.loss import policy_loss, policy_targets
 from iris_wm.runs.config import RunConfig
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
@@ -298,7 +298,11 @@ def check_losses(preset: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         inputs = policy_inputs(tokenizer, agent.policy, tokens)
         hidden, _ = agent.policy.sequence(inputs, agent.start(B), is_real)
         acted = agent.policy.heads(hidden)
-        losses |= policy_loss(acted.actions, acted.values, actions, rewards, events > 0, preset.policy.loss)
+        loss = preset.policy.loss
+        targets = policy_targets(*acted, actions, rewards, events > 0, loss).rows(
+            torch.arange(B, device="cuda")
+        )
+        losses |= policy_loss(*acted, actions, targets, loss)
     assert devices(losses) == {"cuda"}
     assert all(loss.shape == () for loss in losses.values())
 

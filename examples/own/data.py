@@ -51,9 +51,9 @@ if __name__ == "__main__":
         optimizer = build_optimizer(learner.network, learner.optimization)
         learner.begin_phase(batches, epoch=1)
         for index in range(learner.optimization.num_steps(epoch=1)):
-            losses, _ = learner.losses(batches.segment(learner, 1, index), Draw.start([index]))
-            sum(losses.values()).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            for losses, _ in learner.losses(batches.segment(learner, 1, index), Draw.start([index])):
+                sum(losses.values()).backward()
+                optimizer.step()
+                optimizer.zero_grad()
         print(learner.name, {name: round(float(loss), 4) for name, loss in losses.items()})
     agent.save("runs/from_recordings")

@@ -6,11 +6,13 @@ accelerator it grows in four-fold steps up to the capacity and never holds two c
 3x64x64 take 1.23 GB.
 """
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from iris_wm.config import Config, NonNegativeInt
 from iris_wm.data.episode import Episode
 from iris_wm.data.segment import Segment
 from iris_wm.protocols import Learner, Pieces, Source
@@ -19,6 +21,22 @@ from iris_wm.streams import stream_generator
 
 _FIRST_RESERVATION = 4096
 """Frames reserved first on an accelerator (50 MB)."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Config):
+    """From which steps networks learn."""
+
+    sampling: Literal["episodes", "steps"] = "episodes"
+    """episodes: every episode is as likely as any other, whatever its length (the paper's). steps: every step is; where
+    good play makes long episodes, the many short ones of the beginning count for little."""
+    newest_steps: NonNegativeInt = 0
+    """Only pieces that touch the last so many steps; 0: all. Needs sampling: steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.newest_steps and self.sampling == "episodes":
+            raise ValueError(f"newest_steps: got {self.newest_steps}, expected 0 where sampling is episodes")
 
 
 class Replay:
@@ -34,8 +52,10 @@ class Replay:
         actions: ActionSpace,
         frame_shape: tuple[int, int, int] = (3, 64, 64),
         device: torch.device | str = "cpu",
+        config: ReplayConfig | None = None,
     ) -> None:
         """actions: what can be done. frame_shape: (C, H, W). device: where steps are stored and batches are made."""
+        self.config = config or ReplayConfig()
         if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
             raise ValueError(f"replay.capacity: expected a number of steps of at least 1, got {capacity!r}")
         if len(frame_shape) != 3 or any(size < 1 for size in frame_shape):
@@ -55,6 +75,7 @@ class Replay:
         self._finished: list[bool] = []
         self._num_steps = 0
         self._layout_cache: tuple[Tensor, Tensor, Tensor] | None = None
+        self._places_cache: Tensor | None = None
 
     def __len__(self) -> int:
         return self._num_steps
@@ -116,9 +137,9 @@ class Replay:
     def indices(self, pieces: Pieces, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws pieces by IRIS's rule: (frame_indices, is_real).
 
-        An episode is drawn uniformly, whatever its length. With from_start its first step is then uniform among all
-        steps of the episode and what runs past the end is padding; without, its *last* step is uniform and what lies
-        before the beginning is padding (what imagination needs: the piece always ends with a real frame).
+        An episode is drawn uniformly, whatever its length, and then a step of it (or a step at once: see
+        `ReplayConfig`). With from_start the piece begins there and what runs past the end is padding; without, it ends
+        there and what lies before the beginning is padding (what imagination needs: it always ends with a real frame).
 
         generator: on the CPU; the result depends on it and on the steps stored, on nothing else.
         Returns (B, T) int64, 0 where padded, and (B, T) bool, both on the CPU.
@@ -130,15 +151,20 @@ class Replay:
         if self._num_steps == 0:
             raise ValueError("replay pieces: the replay is empty; collect steps before training")
         order, starts, lengths = self._layout()
-        candidates = lengths.nonzero().squeeze(1)
-        episodes = candidates[torch.randint(len(candidates), (num,), generator=generator)]
-        lengths_drawn = lengths[episodes]
-        uniform = torch.rand(num, generator=generator, dtype=torch.float64)
-        offsets = (uniform * lengths_drawn).long().clamp_(max=lengths_drawn - 1)
+        if self.config.sampling == "episodes":
+            candidates = lengths.nonzero().squeeze(1)
+            episodes = candidates[torch.randint(len(candidates), (num,), generator=generator)]
+            uniform = torch.rand(num, generator=generator, dtype=torch.float64)
+            offsets = (uniform * lengths[episodes]).long().clamp_(max=lengths[episodes] - 1)
+        else:
+            oldest = max(0, self._num_steps - (self.config.newest_steps or self._num_steps))
+            steps = torch.randint(oldest, self._num_steps, (num,), generator=generator)
+            episodes = self._episode_ids[steps]
+            offsets = self._places()[steps] - starts[episodes]
         if not from_start:
             offsets -= length - 1
         positions = offsets[:, None] + torch.arange(length)
-        is_real = (positions >= 0) & (positions < lengths_drawn[:, None])
+        is_real = (positions >= 0) & (positions < lengths[episodes][:, None])
         rows = (starts[episodes][:, None] + positions).masked_fill_(~is_real, 0)
         return order[rows].masked_fill_(~is_real, 0), is_real
 
@@ -251,7 +277,15 @@ class Replay:
             lengths = torch.bincount(episode_ids, minlength=self.num_episodes)
             starts = torch.cumsum(lengths, 0) - lengths
             self._layout_cache = torch.argsort(episode_ids, stable=True), starts, lengths
+            self._places_cache = None
         return self._layout_cache
+
+    def _places(self) -> Tensor:
+        """Where each step stands in the order of `_layout`."""
+        order = self._layout()[0]
+        if self._places_cache is None:
+            self._places_cache = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        return self._places_cache
 
     def _store(self, columns: dict[str, Tensor], episode_ids: Tensor) -> None:
         start, stop = self._num_steps, self._num_steps + len(episode_ids)

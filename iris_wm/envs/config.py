@@ -33,7 +33,7 @@ class EnvConfig(Config):
     action_bins: Annotated[int, Range(2, 1001)] = 11
     """(Not Atari) Values that each continuous axis of the actions is cut into, its two limits among them."""
     sticky: Annotated[float, Range(0, 1, without=1)] = 0.0
-    """(Atari) Probability that an emulator frame repeats the action of the frame before."""
+    """(Atari, MinAtar) Probability that an emulator frame repeats the action of the frame before."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from iris_wm.envs.checks import check_seed
 from iris_wm.envs.config import EnvConfig
+from iris_wm.envs.minatar import PREFIX, make_minatar, register_minatar
 from iris_wm.envs.resize import resize_area, resize_bilinear
 from iris_wm.envs.snapshot import Snapshot, generator_from_text, generator_to_text, sealed, unseal
 from iris_wm.spaces import ActionSpace
@@ -52,7 +53,11 @@ class GenericEnv(gymnasium.Env):
         check_registered(config.id)
         self._where = f'env "{config.id}"'
         try:
-            made = gymnasium.make(config.id, disable_env_checker=True)
+            made = (
+                make_minatar(config.id, config.sticky)
+                if config.id.startswith(PREFIX)
+                else gymnasium.make(config.id, disable_env_checker=True)
+            )
         except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
             raise ValueError(f"{self._where}: it cannot be made: {_one_line(error)}") from None
         self._env = made
@@ -192,6 +197,7 @@ def check_registered(env_id: str) -> None:
             f'env "{env_id}": expected a registered id; "module:Env" would import code named in a config, '
             f"so import the module in Python before, or install it as a Gymnasium plugin"
         )
+    register_minatar(env_id)
     known = [*gymnasium.registry]
     if env_id not in known:
         close = difflib.get_close_matches(env_id, known, n=3, cutoff=0.5)
@@ -230,8 +236,8 @@ def _actions_of(env: gymnasium.Env, num_bins: int, where: str) -> ActionSpace:
         actions = ActionSpace.of(env.action_space, num_bins)
     except ValueError as error:
         raise ValueError(f"{where}: {_one_line(error)}") from None
-    meanings = getattr(env.unwrapped, "get_action_meanings", None)
-    names = tuple(str(name) for name in meanings()) if callable(meanings) else ()
+    has_names = env.has_wrapper_attr("get_action_meanings")
+    names = tuple(map(str, env.get_wrapper_attr("get_action_meanings")())) if has_names else ()
     return replace(actions, names=names) if len(names) == len(actions.names) else actions
 
 

@@ -1,16 +1,17 @@
 """How the policy is trained: in imagination alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from iris_wm.data.replay import Batches
 from iris_wm.data.segment import Segment
-from iris_wm.dream.rollout import Imagination, ImaginationConfig, Look
+from iris_wm.dream.rollout import Imagination, ImaginationConfig, Look, Rollout
 from iris_wm.optimization import OptimizationConfig
-from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig
-from iris_wm.policy.loss import PolicyLossConfig, policy_loss
+from iris_wm.policy.actor_critic import ActorCritic, PolicyConfig, PolicyOutput, PolicyState
+from iris_wm.policy.loss import PPO, PolicyLossConfig, policy_loss, policy_targets
 from iris_wm.protocols import Named, Pieces
 from iris_wm.streams import Draw
 from iris_wm.tokenizer.token_cache import TokenCache
@@ -55,8 +56,36 @@ class PolicyLearner:
         """Encode the epoch's frames, where the world has not."""
         self.cache.prepare(batches, epoch)
 
-    def losses(self, segment: Segment, draw: Draw) -> tuple[Named, Named]:
-        """See Learner."""
+    def losses(self, segment: Segment, draw: Draw) -> Iterator[tuple[Named, Named]]:
+        """See Learner: one update from a batch of roll-outs, or those of PPO."""
+        rollout = self._imagine(segment, draw)
+        with torch.no_grad():
+            alive = (rollout.terminations.cumsum(1) - rollout.terminations.long() == 0).float()
+            measured = {
+                "imagined_return": (rollout.rewards * alive).sum(1).mean(),
+                "imagined_length": alive.sum(1).mean(),
+                "logits of the imagination": rollout.is_finite,
+            }
+        loss, inputs, memory, actions = self.config.loss, rollout.inputs, rollout.memory, rollout.actions
+        with torch.set_grad_enabled(not isinstance(loss.update, PPO)):
+            output = self._output(inputs, memory)
+        targets = policy_targets(*output, actions, rollout.rewards, rollout.terminations, loss)
+        measured["value"] = output.values.detach().mean()
+        if not isinstance(loss.update, PPO):
+            yield policy_loss(*output, actions, targets, loss), measured
+            return
+        parts = torch.arange(len(segment), device=inputs.device).chunk(loss.update.minibatches)
+        for rows in parts * loss.update.passes:
+            output = self._output(inputs[rows], PolicyState(*(part[rows] for part in memory)))
+            yield policy_loss(*output, actions[rows], targets.rows(rows), loss), measured
+
+    def _output(self, inputs: Tensor, memory: PolicyState) -> PolicyOutput:
+        """What the policy as it is now thinks of roll-outs."""
+        hidden, _ = self.network.sequence(inputs, memory)
+        return self.network.heads(hidden)
+
+    def _imagine(self, segment: Segment, draw: Draw) -> Rollout:
+        """A batch of roll-outs from the last frames of real pieces."""
         policy, config = self.network, self.imagination
         indices, is_real = segment.frame_indices, segment.is_real
         # Where an episode is shorter than the burn-in, the world model sees its first frame standing still.
@@ -74,29 +103,10 @@ class PolicyLearner:
         if self._roll_outs is None:
             self._roll_outs = Imagination(self.new_world(), self.look, policy.choose, config, len(segment))
         num_past = config.burn_in if config.context == "burn_in" else 0
-        rollout = self._roll_outs.imagine(
+        return self._roll_outs.imagine(
             obs_tokens[:, -1 - num_past :],
             segment.actions[:, -1 - num_past : -1],
             memory,
             draw.seed,
             first_inputs,
         )
-        hidden, _ = policy.sequence(rollout.inputs, rollout.memory)
-        output = policy.heads(hidden)
-        losses = policy_loss(
-            output.actions,
-            output.values,
-            rollout.actions,
-            rollout.rewards,
-            rollout.terminations,
-            self.config.loss,
-        )
-        with torch.no_grad():
-            alive = (rollout.terminations.cumsum(1) - rollout.terminations.long() == 0).float()
-            measured = {
-                "imagined_return": (rollout.rewards * alive).sum(1).mean(),
-                "imagined_length": alive.sum(1).mean(),
-                "value": output.values.mean(),
-                "logits of the imagination": rollout.is_finite,
-            }
-        return losses, measured

@@ -1,14 +1,34 @@
-"""Losses of the actor-critic: REINFORCE with a baseline on lambda-returns, and entropy."""
+"""Losses of the actor-critic: REINFORCE with a baseline, or PPO, on lambda-returns; and entropy."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iris_wm.config import Config, Fraction, NonNegativeFloat
+from iris_wm.config import Config, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from iris_wm.spaces import ActionDistribution
+
+
+@dataclass(frozen=True)
+class Reinforce(Config):
+    """One update from each batch of roll-outs (the paper's)."""
+
+    kind: Literal["reinforce"] = field(default="reinforce", init=False)
+
+
+@dataclass(frozen=True)
+class PPO(Config):
+    """Several updates from each batch of roll-outs, held near the policy that acted (Schulman et al., 2017)."""
+
+    kind: Literal["ppo"] = field(default="ppo", init=False)
+    clip: PositiveFloat = 0.2
+    """An action's probability may change by this share before it counts no more."""
+    passes: PositiveInt = 3
+    """Over every batch."""
+    minibatches: PositiveInt = 2
+    """Updates of each pass."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +47,33 @@ class PolicyLossConfig(Config):
     0.001), so that returns far below 1 are not drowned by the entropy."""
     stop_at_termination: bool = False
     """Leave imagined steps after a termination out of the loss; the paper keeps them."""
+    update: Reinforce | PPO = Reinforce()
+    """What is made of a batch of roll-outs."""
+
+
+class Targets(NamedTuple):
+    """What a batch of roll-outs says, fixed before anything is learned from it.
+
+    returns, advantages, weights: (B, T - 1) float32, weights add up to 1. value_scale: () what errors of the value are
+    measured in. log_probs: (B, T - 1) of the actions, by the policy that chose them.
+    """
+
+    returns: Tensor
+    advantages: Tensor
+    weights: Tensor
+    value_scale: Tensor
+    log_probs: Tensor
+
+    def rows(self, rows: Tensor) -> "Targets":
+        """Of some of the roll-outs, (M,) int64 numbers."""
+        weights = self.weights[rows]
+        return Targets(
+            self.returns[rows],
+            self.advantages[rows],
+            weights / weights.sum().clamp_min(1e-8),
+            self.value_scale,
+            self.log_probs[rows],
+        )
 
 
 def lambda_returns(
@@ -44,42 +91,65 @@ def lambda_returns(
     return torch.stack(returns[::-1], dim=1)
 
 
-def policy_loss(
+@torch.no_grad()
+def policy_targets(
     distribution: ActionDistribution,
     values: Tensor,
     actions: Tensor,
     rewards: Tensor,
     terminations: Tensor,
     config: PolicyLossConfig,
-) -> dict[str, Tensor]:
-    """Named scalars whose sum is the loss (IRIS, section 2.3 and appendix A.3).
+) -> Targets:
+    """What there is to learn from a batch of roll-outs.
 
     Args:
-        distribution: of the actions, rows (B, T); values: (B, T); both with gradient.
+        distribution: of the actions, rows (B, T); values: (B, T); of the policy that acted.
         actions: (B, T, n) int64; rewards: (B, T) float; terminations: (B, T) bool; as imagined.
         config: returns and weights.
     """
     values = values.float()
-    with torch.no_grad():
-        returns = lambda_returns(rewards, values, terminations, config.gamma, config.lambda_)[:, :-1]
-        advantages = returns - values[:, :-1]
-        value_scale: Tensor | float = 1.0
-        if config.return_normalization == "batch":
-            low, high = (torch.quantile(returns.flatten(), share) for share in (0.05, 0.95))
-            advantages = advantages / (high - low).clamp_min(1.0)
-        elif config.return_normalization == "deviation":
-            value_scale = advantages.std().clamp_min(1e-3)
-            advantages = advantages / value_scale
-        weights = torch.ones_like(returns)
-        if config.stop_at_termination:
-            ended_before = terminations[:, :-1].cumsum(1) - terminations[:, :-1].long()
-            weights = (ended_before == 0).float()
-        weights = weights / weights.sum()
+    returns = lambda_returns(rewards, values, terminations, config.gamma, config.lambda_)[:, :-1]
+    advantages = returns - values[:, :-1]
+    value_scale = torch.ones((), device=values.device)
+    if config.return_normalization == "batch":
+        low, high = (torch.quantile(returns.flatten(), share) for share in (0.05, 0.95))
+        advantages = advantages / (high - low).clamp_min(1.0)
+    elif config.return_normalization == "deviation":
+        value_scale = advantages.std().clamp_min(1e-3)
+        advantages = advantages / value_scale
+    weights = torch.ones_like(returns)
+    if config.stop_at_termination:
+        ended_before = terminations[:, :-1].cumsum(1) - terminations[:, :-1].long()
+        weights = (ended_before == 0).float()
+    log_probs = distribution[:, :-1].log_prob(actions[:, :-1])
+    return Targets(returns, advantages, weights / weights.sum(), value_scale, log_probs)
+
+
+def policy_loss(
+    distribution: ActionDistribution,
+    values: Tensor,
+    actions: Tensor,
+    targets: Targets,
+    config: PolicyLossConfig,
+) -> dict[str, Tensor]:
+    """Named scalars whose sum is the loss (IRIS, section 2.3 and appendix A.3; PPO, equation 7).
+
+    Args:
+        distribution: of the actions, rows (B, T); values: (B, T); both with gradient, as the policy is now.
+        actions: (B, T, n) int64, as imagined.
+        targets: of the same roll-outs.
+        config: returns and weights.
+    """
     distribution = distribution[:, :-1]
     taken, entropy = distribution.log_prob(actions[:, :-1]), distribution.entropy()
-    squared = F.mse_loss(values[:, :-1], returns, reduction="none")
+    gain = taken * targets.advantages
+    if isinstance(config.update, PPO):
+        ratio = (taken - targets.log_probs).exp()
+        clipped = ratio.clamp(1 - config.update.clip, 1 + config.update.clip)
+        gain = torch.minimum(ratio * targets.advantages, clipped * targets.advantages)
+    squared = F.mse_loss(values.float()[:, :-1], targets.returns, reduction="none")
     return {
-        "policy_loss": -(taken * advantages * weights).sum(),
-        "entropy_loss": -config.entropy_weight * (entropy * weights).sum(),
-        "value_loss": (squared * weights).sum() / value_scale**2,
+        "policy_loss": -(gain * targets.weights).sum(),
+        "entropy_loss": -config.entropy_weight * (entropy * targets.weights).sum(),
+        "value_loss": (squared * targets.weights).sum() / targets.value_scale**2,
     }

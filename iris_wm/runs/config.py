@@ -14,6 +14,7 @@ from iris_wm.config import (
     Range,
     to_mapping,
 )
+from iris_wm.data.replay import ReplayConfig
 from iris_wm.dream.rollout import ImaginationConfig
 from iris_wm.envs import EnvConfig
 from iris_wm.policy.actor_critic import PolicyConfig
@@ -92,6 +93,7 @@ class RunConfig(Config):
     policy: PolicyLearnerConfig = field(default_factory=PolicyLearnerConfig)
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     collection: CollectionConfig = field(default_factory=CollectionConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

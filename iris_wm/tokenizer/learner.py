@@ -2,6 +2,7 @@
 term; a table of squares by taking them in.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -174,7 +175,7 @@ class TokenizerLearner:
             first = torch.arange(min(batches.source.num_steps, BACKGROUND_FRAMES))[None]
             self.network.set_background(batches.source.gather(first, torch.ones_like(first) > 0).frames[0])
 
-    def losses(self, segment: Segment, draw: Draw) -> tuple[Named, Named]:
+    def losses(self, segment: Segment, draw: Draw) -> Iterator[tuple[Named, Named]]:
         """See Learner."""
         frames = segment.frames.flatten(0, 1)
         output = self.network(frames)
@@ -183,7 +184,7 @@ class TokenizerLearner:
         with torch.no_grad():
             used, perplexity = codebook_usage(output.obs_tokens, self.network.quantizer.codebook_size)
             are_finite = torch.isfinite(output.latents).all()  # of a NaN the nearest code is code 0
-        return losses, {"codes_used": used, "perplexity": perplexity, "latents": are_finite}
+        yield losses, {"codes_used": used, "perplexity": perplexity, "latents": are_finite}
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,9 @@ class PatchesLearner:
         self.cache.invalidate()
         self._known = self.network.grow(batches.source)
 
-    def losses(self, segment: Segment, draw: Draw) -> tuple[Named, Named]:
+    def losses(self, segment: Segment, draw: Draw) -> Iterator[tuple[Named, Named]]:
         """None; told are the codes in use, and which share of the new squares has one."""
-        return {}, {"codes_used": self.network.num_codes, "known_squares": torch.tensor(self._known)}
+        yield {}, {"codes_used": self.network.num_codes, "known_squares": torch.tensor(self._known)}
 
 
 def new_learner(

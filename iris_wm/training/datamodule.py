@@ -28,7 +28,8 @@ class ReplayDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         size = self.config.env.resolution
         capacity = max(1, self.config.total_env_steps)
-        self.replay = Replay(capacity, self.agent.actions, (3, size, size), self.trainer.strategy.root_device)
+        device = self.trainer.strategy.root_device
+        self.replay = Replay(capacity, self.agent.actions, (3, size, size), device, self.config.replay)
         self.collector = Collector(
             self.agent, self.envs, self.replay, self.config.collection, self.config.seed
         )

@@ -156,10 +156,8 @@ class IrisModule(pl.LightningModule):
         seed = stream_seed(self.config.seed, name, step.index)
         torch.manual_seed(seed)  # for dropout, which takes no generator
         draw = Draw.start(row_seeds(seed, len(self.segment), self.device), self.device)
-        losses, measured = learner.losses(self.segment, draw)
-        if not losses:  # what it has learned, it learned as the phase began
-            return {name: float(value) for name, value in measured.items()}
-        return self._optimize(step, learner, losses, measured)
+        updates = [self._optimize(step, learner, *each) for each in learner.losses(self.segment, draw)]
+        return {name: sum(numbers[name] for numbers in updates) / len(updates) for name in updates[0]}
 
     def _evaluate(self, step: Step) -> Numbers:
         config = self.config.evaluation
@@ -182,6 +180,8 @@ class IrisModule(pl.LightningModule):
 
     def _optimize(self, step: Step, learner: Learner, losses: Named, measured: Named) -> Numbers:
         """Backward, check, clip, step. Nothing is applied unless every number is finite."""
+        if not losses:  # what it has learned, it learned as the phase began
+            return {name: float(value) for name, value in measured.items()}
         optimizers = self.optimizers()
         optimizer = (optimizers if isinstance(optimizers, list) else [optimizers])[
             self._trained.index(learner)

@@ -1,5 +1,6 @@
 """How the world model is trained: on segments of tokens, by three cross-entropies that leave padding out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -103,7 +104,7 @@ class WorldLearner:
         """Encode the epoch's frames."""
         self.cache.prepare(batches, epoch)
 
-    def losses(self, segment: Segment, draw: Draw) -> tuple[Named, Named]:
+    def losses(self, segment: Segment, draw: Draw) -> Iterator[tuple[Named, Named]]:
         """See Learner."""
         obs_tokens, num_steps = self.cache.obs_tokens(segment.frame_indices), self.config.context_steps
         output = self.network(obs_tokens[:, :num_steps], segment.actions[:, :num_steps])
@@ -116,4 +117,4 @@ class WorldLearner:
             segment.is_real,
             self.config.loss,
         )
-        return losses, {}
+        yield losses, {}

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from iris_wm.data.replay import Replay
+from iris_wm.data.replay import Replay, ReplayConfig
 from iris_wm.protocols import Pieces
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import stream_generator
@@ -37,9 +37,9 @@ def draw(replay, batch_size, num_steps, generator, from_start=True):
     return replay.gather(*replay.indices(Pieces(batch_size, num_steps, from_start), generator))
 
 
-def three_episodes():
+def three_episodes(config=None):
     """Lengths 2 (ended), 5 (open) and 3 (ended); the last two arrive interleaved."""
-    replay = Replay(50, ACTIONS, SHAPE)
+    replay = Replay(50, ACTIONS, SHAPE, config=config)
     first = replay.start_episode()
     replay.append(first, **steps(2, 0, "terminated"))
     second, third = replay.start_episode(), replay.start_episode()
@@ -117,6 +117,36 @@ def test_episodes_are_uniform_and_so_are_places_in_them(from_start):
         expected[replay.episode_indices(episode)] = 1 / 3 / length
     # Four standard deviations of a binomial share.
     assert ((counts - expected).abs() < 4 * (expected * (1 - expected) / num).sqrt()).all()
+
+
+@pytest.mark.parametrize("from_start", [True, False])
+@pytest.mark.parametrize("newest", [0, 4])
+def test_steps_are_uniform(from_start, newest):
+    replay = three_episodes(ReplayConfig("steps", newest))
+    num = 30_000
+    indices, is_real = replay.indices(Pieces(num, 3, from_start), stream_generator(1, "test"))
+    place = 0 if from_start else -1
+    assert is_real[:, place].all()
+    counts = torch.bincount(indices[:, place], minlength=10).double() / num
+    expected = torch.zeros(10, dtype=torch.float64)
+    expected[-newest:] = 1 / (newest or 10)
+    assert ((counts - expected).abs() <= 4 * (expected * (1 - expected) / num).sqrt()).all()
+    inside = replay.gather(indices, is_real).frames[is_real][:, 0, 0, 0]
+    assert torch.equal(inside, replay.frames_at(indices)[is_real][:, 0, 0, 0])
+    for episode in range(3):  # a piece is of one episode, in its order
+        steps = replay.episode_indices(episode).tolist()
+        mine = [
+            row[real].tolist()
+            for row, real in zip(indices[:200], is_real[:200], strict=True)
+            if row[place] in steps
+        ]
+        assert mine or newest
+        assert all(steps.index(row[0]) + len(row) - 1 == steps.index(row[-1]) for row in mine)
+
+
+def test_newest_steps_need_steps():
+    with pytest.raises(ValueError, match="newest_steps: got 4, expected 0 where sampling is episodes"):
+        ReplayConfig(newest_steps=4)
 
 
 def test_sampling_depends_on_generator_and_contents_only():

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from iris_wm.policy.loss import PolicyLossConfig, lambda_returns, policy_loss
+from iris_wm.policy.loss import PPO, PolicyLossConfig, lambda_returns, policy_loss, policy_targets
 from iris_wm.spaces import ActionDistribution
 
 
@@ -61,6 +61,12 @@ def rollout() -> dict[str, Any]:
     }
 
 
+def loss_of(rollout: dict[str, Any], config: PolicyLossConfig) -> dict[str, torch.Tensor]:
+    """Of the policy that acted."""
+    targets = policy_targets(**rollout, config=config)
+    return policy_loss(rollout["distribution"], rollout["values"], rollout["actions"], targets, config)
+
+
 def by_hand(rollout: dict[str, Any], config: PolicyLossConfig, counted: list) -> dict[str, float]:
     """The loss over the (b, t) in counted, in plain Python."""
     returns = lambda_returns(
@@ -86,7 +92,7 @@ def test_loss_by_hand(rollout):
     """The last step has no return of its own, so it is left out; steps after a termination count."""
     config = PolicyLossConfig(gamma=0.9, lambda_=0.8, entropy_weight=0.1)
     expected = by_hand(rollout, config, [(b, t) for b in range(2) for t in range(2)])
-    losses = policy_loss(**rollout, config=config)
+    losses = loss_of(rollout, config)
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-4)
 
 
@@ -94,7 +100,7 @@ def test_stop_at_termination_by_hand(rollout):
     """The terminating step itself still counts."""
     config = PolicyLossConfig(gamma=0.9, lambda_=0.8, entropy_weight=0.1, stop_at_termination=True)
     expected = by_hand(rollout, config, [(0, 0), (0, 1), (1, 0)])
-    losses = policy_loss(**rollout, config=config)
+    losses = loss_of(rollout, config)
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-4)
 
 
@@ -102,9 +108,9 @@ def test_stop_at_termination_by_hand(rollout):
 def test_return_normalization(rollout, scale):
     """Advantages are divided by the returns' spread, at least 1; values still learn unscaled returns."""
     rollout["rewards"] = rollout["rewards"] * scale
-    plain = policy_loss(**rollout, config=PolicyLossConfig())
+    plain = loss_of(rollout, PolicyLossConfig())
     config = PolicyLossConfig(return_normalization="batch")
-    normalized = policy_loss(**rollout, config=config)
+    normalized = loss_of(rollout, config)
     returns = lambda_returns(
         rollout["rewards"], rollout["values"], rollout["terminations"], config.gamma, config.lambda_
     )[:, :-1]
@@ -117,11 +123,11 @@ def test_return_normalization(rollout, scale):
 @pytest.mark.parametrize("scale", [0.03, 100.0])
 def test_deviation_makes_the_loss_blind_to_the_rewards_scale(rollout, scale):
     """By the advantages' deviation, both terms: of the plain loss, and of rewards and values in another unit."""
-    plain = policy_loss(**rollout, config=PolicyLossConfig())
+    plain = loss_of(rollout, PolicyLossConfig())
     config = PolicyLossConfig(return_normalization="deviation")
-    normalized = policy_loss(**rollout, config=config)
+    normalized = loss_of(rollout, config)
     scaled = {**rollout, "rewards": rollout["rewards"] * scale, "values": rollout["values"] * scale}
-    for name, value in policy_loss(**scaled, config=config).items():
+    for name, value in loss_of(scaled, config).items():
         assert value.item() == pytest.approx(normalized[name].item(), rel=1e-4), name
     returns = lambda_returns(
         rollout["rewards"], rollout["values"], rollout["terminations"], config.gamma, config.lambda_
@@ -139,7 +145,7 @@ def test_deviation_makes_the_loss_blind_to_the_rewards_scale(rollout, scale):
 def test_a_rollout_without_news_moves_nothing(rollout):
     """All advantages zero: the least deviation keeps the loss finite."""
     zeros = {name: torch.zeros_like(rollout[name]) for name in ("rewards", "values")}
-    losses = policy_loss(**{**rollout, **zeros}, config=PolicyLossConfig(return_normalization="deviation"))
+    losses = loss_of({**rollout, **zeros}, PolicyLossConfig(return_normalization="deviation"))
     assert losses["policy_loss"] == 0
     assert losses["value_loss"] == 0
 
@@ -149,7 +155,7 @@ def test_returns_carry_no_gradient(rollout):
     values = rollout["values"].clone().requires_grad_()
     logits = rollout["distribution"].logits.clone().requires_grad_()
     rollout |= {"values": values, "distribution": ActionDistribution(logits, (4,))}
-    losses = policy_loss(**rollout, config=PolicyLossConfig())
+    losses = loss_of(rollout, PolicyLossConfig())
     losses["policy_loss"].backward(retain_graph=True)
     assert values.grad is None
     assert not logits.grad[:, -1].any()
@@ -166,7 +172,7 @@ def test_low_precision_outputs_are_compared_in_float32(rollout):
         "values": rollout["values"].bfloat16(),
         "distribution": ActionDistribution(rollout["distribution"].logits.bfloat16(), (4,)),
     }
-    for name, value in policy_loss(**low, config=PolicyLossConfig()).items():
+    for name, value in loss_of(low, PolicyLossConfig()).items():
         assert value.dtype == torch.float32, name
 
 
@@ -183,3 +189,37 @@ def test_low_precision_outputs_are_compared_in_float32(rollout):
 def test_impossible_values_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         PolicyLossConfig(**values)
+
+
+def test_ppo_by_hand(rollout):
+    """Gains stop growing with an action's probability outside of 1 +- clip; at first they have REINFORCE's gradient."""
+    config = PolicyLossConfig(gamma=0.9, lambda_=0.8, update=PPO(clip=0.1))
+    targets = policy_targets(**rollout, config=config)
+    logits = rollout["distribution"].logits.clone().requires_grad_()
+    same = ActionDistribution(logits, rollout["distribution"].sizes)
+    gradients = []
+    for each in (config, PolicyLossConfig(gamma=0.9, lambda_=0.8)):
+        loss = policy_loss(same, rollout["values"], rollout["actions"], targets, each)["policy_loss"]
+        gradients.append(torch.autograd.grad(loss, logits, retain_graph=True)[0])
+    torch.testing.assert_close(*gradients)
+
+    moved = ActionDistribution(logits.detach() * 3, rollout["distribution"].sizes)
+    loss = policy_loss(moved, rollout["values"], rollout["actions"], targets, config)["policy_loss"]
+    expected = 0.0
+    for b in range(2):
+        for t in range(2):
+            action = rollout["actions"][b, t]
+            before, now = (
+                each.logits[b, t].softmax(-1)[action].item() for each in (rollout["distribution"], moved)
+            )
+            advantage = targets.advantages[b, t].item()
+            expected -= min(now / before * advantage, min(max(now / before, 0.9), 1.1) * advantage) / 4
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert abs(now / before - 1) > 0.1
+
+
+def test_targets_of_some_rows_keep_their_shares(rollout):
+    targets = policy_targets(**rollout, config=PolicyLossConfig(stop_at_termination=True))
+    part = targets.rows(torch.tensor([1]))
+    torch.testing.assert_close(part.weights.sum(), torch.tensor(1.0))
+    assert torch.equal(part.returns, targets.returns[1:])

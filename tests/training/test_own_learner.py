@@ -37,7 +37,7 @@ class Brightness:
         assert draw.seed.shape == (4,)
         frames = segment.frames.flatten(0, 1).float() / 255
         error = self.network(frames).squeeze(1) - frames.mean((1, 2, 3))
-        return {"error": error.square().mean()}, {"frames": segment.is_real.sum()}
+        yield {"error": error.square().mean()}, {"frames": segment.is_real.sum()}
 
 
 def with_brightness(config, agent, report):
