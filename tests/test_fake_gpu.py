@@ -207,7 +207,8 @@ def test_acting(preset):
     agent = new_agent(preset)
     with DeviceOnly():
         obs_tokens = agent.tokenizer.encode(new_frames(preset))
-        assert agent.tokenizer.decode(obs_tokens).shape == (B, 3, 64, 64)
+        size = preset.env.resolution
+        assert agent.tokenizer.decode(obs_tokens).shape == (B, 3, size, size)
         inputs = policy_inputs(agent.tokenizer, agent.policy, obs_tokens)
         seeds = row_seeds(0, B, "cuda")
         draw = Draw(seeds, torch.zeros_like(seeds)).of("action")
@@ -245,10 +246,10 @@ def test_rollouts_of_every_kind(prediction, positions, window, inputs, reference
 
 def test_token_cache(preset):
     """What an epoch needs of a replay is encoded and decoded, and read; which frames these are, the host knows."""
-    agent = new_agent(preset)
+    agent, shape = new_agent(preset), (3, preset.env.resolution, preset.env.resolution)
     with NoWait():
-        replay = Replay(10, agent.actions, (3, 64, 64), "cuda")
-        replay._frames, replay._num_steps = torch.zeros(6, 3, 64, 64, dtype=torch.uint8, device="cuda"), 6
+        replay = Replay(10, agent.actions, shape, "cuda")
+        replay._frames, replay._num_steps = torch.zeros(6, *shape, dtype=torch.uint8, device="cuda"), 6
         cache = TokenCache(agent.tokenizer)
         encode = torch.tensor([True, True, False, True, True, False])
         cache.fill(replay, encode, encode & (torch.arange(6) > 0))
@@ -256,7 +257,7 @@ def test_token_cache(preset):
         segment = replay.gather(indices, indices > 0)
     with DeviceOnly():
         assert cache.obs_tokens(segment.frame_indices).shape == (2, 2, agent.tokenizer.tokens_per_frame)
-        assert cache.reconstructions(segment.frame_indices).shape == (2, 2, 3, 64, 64)
+        assert cache.reconstructions(segment.frame_indices).shape == (2, 2, *shape)
     assert devices(dataclasses.astuple(segment)) == {"cuda"}
 
 
