@@ -300,10 +300,10 @@ def check_losses(preset: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         hidden, _ = agent.policy.sequence(inputs, agent.start(B), is_real)
         acted = agent.policy.heads(hidden)
         loss = preset.policy.loss
-        targets = policy_targets(*acted, actions, rewards, events > 0, loss).rows(
+        targets = policy_targets(acted, actions, rewards, events > 0, loss).rows(
             torch.arange(B, device="cuda")
         )
-        losses |= policy_loss(*acted, actions, targets, loss)
+        losses |= policy_loss(acted, actions, targets, loss)
     assert devices(losses) == {"cuda"}
     assert all(loss.shape == () for loss in losses.values())
 

@@ -69,15 +69,15 @@ class PolicyLearner:
         loss, inputs, memory, actions = self.config.loss, rollout.inputs, rollout.memory, rollout.actions
         with torch.set_grad_enabled(not isinstance(loss.update, PPO)):
             output = self._output(inputs, memory)
-        targets = policy_targets(*output, actions, rollout.rewards, rollout.terminations, loss)
+        targets = policy_targets(output, actions, rollout.rewards, rollout.terminations, loss)
         measured["value"] = output.values.detach().mean()
         if not isinstance(loss.update, PPO):
-            yield policy_loss(*output, actions, targets, loss), measured
+            yield policy_loss(output, actions, targets, loss), measured
             return
         parts = torch.arange(len(segment), device=inputs.device).chunk(loss.update.minibatches)
         for rows in parts * loss.update.passes:
             output = self._output(inputs[rows], PolicyState(*(part[rows] for part in memory)))
-            yield policy_loss(*output, actions[rows], targets.rows(rows), loss), measured
+            yield policy_loss(output, actions[rows], targets.rows(rows), loss), measured
 
     def _output(self, inputs: Tensor, memory: PolicyState) -> PolicyOutput:
         """What the policy as it is now thinks of roll-outs."""

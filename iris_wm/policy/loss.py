@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iris_wm.config import Config, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
-from iris_wm.spaces import ActionDistribution
+from iris_wm.policy.actor_critic import PolicyOutput
+from iris_wm.two_hot import two_hot
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def lambda_returns(
 
 @torch.no_grad()
 def policy_targets(
-    distribution: ActionDistribution,
-    values: Tensor,
+    output: PolicyOutput,
     actions: Tensor,
     rewards: Tensor,
     terminations: Tensor,
@@ -103,11 +103,11 @@ def policy_targets(
     """What there is to learn from a batch of roll-outs.
 
     Args:
-        distribution: of the actions, rows (B, T); values: (B, T); of the policy that acted.
+        output: of the policy that acted, rows (B, T).
         actions: (B, T, n) int64; rewards: (B, T) float; terminations: (B, T) bool; as imagined.
         config: returns and weights.
     """
-    values = values.float()
+    values = output.values.float()
     returns = lambda_returns(rewards, values, terminations, config.gamma, config.lambda_)[:, :-1]
     advantages = returns - values[:, :-1]
     value_scale = torch.ones((), device=values.device)
@@ -121,13 +121,12 @@ def policy_targets(
     if config.stop_at_termination:
         ended_before = terminations[:, :-1].cumsum(1) - terminations[:, :-1].long()
         weights = (ended_before == 0).float()
-    log_probs = distribution[:, :-1].log_prob(actions[:, :-1])
+    log_probs = output.actions[:, :-1].log_prob(actions[:, :-1])
     return Targets(returns, advantages, weights / weights.sum(), value_scale, log_probs)
 
 
 def policy_loss(
-    distribution: ActionDistribution,
-    values: Tensor,
+    output: PolicyOutput,
     actions: Tensor,
     targets: Targets,
     config: PolicyLossConfig,
@@ -135,21 +134,26 @@ def policy_loss(
     """Named scalars whose sum is the loss (IRIS, section 2.3 and appendix A.3; PPO, equation 7).
 
     Args:
-        distribution: of the actions, rows (B, T); values: (B, T); both with gradient, as the policy is now.
+        output: with gradient, of the policy as it is now, rows (B, T).
         actions: (B, T, n) int64, as imagined.
         targets: of the same roll-outs.
         config: returns and weights.
     """
-    distribution = distribution[:, :-1]
+    distribution = output.actions[:, :-1]
     taken, entropy = distribution.log_prob(actions[:, :-1]), distribution.entropy()
     gain = taken * targets.advantages
     if isinstance(config.update, PPO):
         ratio = (taken - targets.log_probs).exp()
         clipped = ratio.clamp(1 - config.update.clip, 1 + config.update.clip)
         gain = torch.minimum(ratio * targets.advantages, clipped * targets.advantages)
-    squared = F.mse_loss(values.float()[:, :-1], targets.returns, reduction="none")
+    if output.value_logits is None:
+        errors = F.mse_loss(output.values.float()[:, :-1], targets.returns, reduction="none")
+        errors = errors / targets.value_scale**2
+    else:
+        log_shares = output.value_logits[:, :-1].float().log_softmax(-1)
+        errors = -(two_hot(targets.returns, log_shares.shape[-1]) * log_shares).sum(-1)
     return {
         "policy_loss": -(gain * targets.weights).sum(),
         "entropy_loss": -config.entropy_weight * (entropy * targets.weights).sum(),
-        "value_loss": (squared * targets.weights).sum() / targets.value_scale**2,
+        "value_loss": (errors * targets.weights).sum(),
     }

@@ -41,7 +41,7 @@ def world_loss(
     Args:
         world: which knows which row predicts which token.
         output: of WorldNetwork.forward.
-        obs_tokens: (B, T, K) int64. rewards: (B, T) float, their sign is learned. terminations: (B, T) bool.
+        obs_tokens: (B, T, K) int64. rewards: (B, T) float. terminations: (B, T) bool.
         is_real: (B, T) bool, False where padded. Predicted in one pass, these may have one step more than the output
             has seen; only its frame is learned.
         config: weights of rare events.
@@ -59,11 +59,10 @@ def world_loss(
     )
     # In a small batch every piece may be a single step, whose next frame is not known.
     observation_loss = summed / (labels != IGNORED).sum().clamp_min(1)
-    reward_labels = (rewards.sign() + 1).long()
+    reward_labels = world.reward_labels(rewards)
     reward_loss = _event_loss(output.reward_logits, reward_labels, is_real, rewards != 0, config)
-    termination_loss = _event_loss(
-        output.termination_logits, terminations.long(), is_real, terminations, config
-    )
+    ends = torch.stack([~terminations, terminations], dim=-1).float()
+    termination_loss = _event_loss(output.termination_logits, ends, is_real, terminations, config)
     return {
         "observation_loss": observation_loss,
         "reward_loss": reward_loss,
@@ -74,7 +73,8 @@ def world_loss(
 def _event_loss(
     logits: Tensor, labels: Tensor, is_real: Tensor, is_event: Tensor, config: WorldLossConfig
 ) -> Tensor:
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
+    """labels: shares, of the shape of logits."""
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(0, 1), reduction="none")
     weights = is_real.float() * torch.where(is_event, config.rare_event_weight, 1.0)
     return (losses * weights.flatten()).sum() / weights.sum()
 

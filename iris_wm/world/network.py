@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from iris_wm.config import Config, PositiveInt, Range
 from iris_wm.spaces import ActionEmbedding, ActionSpace
+from iris_wm.two_hot import mean_of, two_hot, two_hot_values
 from iris_wm.world.token_layout import LearnedPositions, RotaryPositions, TokenLayout, rotary_turns
 from iris_wm.world.transformer import AttentionPattern, Transformer
 
@@ -45,6 +46,27 @@ class BlockPrediction:
 
 
 @dataclass(frozen=True)
+class SignRewards:
+    """-1, 0 or 1, whatever the size (the paper's)."""
+
+    kind: Literal["sign"] = field(default="sign", init=False)
+
+
+@dataclass(frozen=True)
+class TwoHotRewards(Config):
+    """Rewards of any size, as a distribution over bins that lie evenly in symlog (Hafner et al., 2023)."""
+
+    kind: Literal["two_hot"] = field(default="two_hot", init=False)
+    num_bins: Annotated[int, Range(3)] = 255
+    """An odd number, so that one is 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_bins % 2 == 0:
+            raise ValueError(f"num_bins: got {self.num_bins}, expected an odd number")
+
+
+@dataclass(frozen=True)
 class WorldConfig(Config):
     """The transformer and how it predicts a frame."""
 
@@ -65,6 +87,8 @@ class WorldConfig(Config):
     window: Literal["restart", "slide"] = "restart"
     """What a dream keeps when its context is full. restart: the current frame alone (the paper's). slide: the last half
     of the context, too."""
+    rewards: SignRewards | TwoHotRewards = SignRewards()
+    """What is foretold of a reward."""
     initialization: Literal["gpt2", "width"] = "gpt2"
     """gpt2: weights N(0, 0.02), the paper's. width: linear layers N(0, 1 / sqrt(inputs)), embeddings N(0, 0.2), from
     which a model of a small width learns in a fraction of the steps."""
@@ -112,8 +136,11 @@ class WorldConfig(Config):
         return self.context_steps + int(self.is_parallel)
 
 
+SIGNS = torch.tensor([-1.0, 0.0, 1.0])
+
+
 class WorldOutput(NamedTuple):
-    """hidden (B, S, C); observation_logits (B, T K, V); reward_logits (B, T, 3); termination_logits (B, T, 2)."""
+    """hidden (B, S, C); observation_logits (B, T K, V); reward_logits (B, T, R); termination_logits (B, T, 2)."""
 
     hidden: Tensor
     observation_logits: Tensor
@@ -157,9 +184,15 @@ class WorldNetwork(nn.Module):
             self.query_embedding = nn.Embedding(tokens_per_frame, embed_dim)
         self.transformer = Transformer(config.num_layers, config.num_heads, embed_dim, config.dropout)
         self.observation_head = Head(embed_dim, codebook_size)
-        self.reward_head = Head(embed_dim, 3)
+        rewards = config.rewards
+        reward_values = two_hot_values(rewards.num_bins) if isinstance(rewards, TwoHotRewards) else SIGNS
+        self.reward_values: Tensor
+        self.register_buffer("reward_values", reward_values.clone(), persistent=False)
+        self.reward_head = Head(embed_dim, len(reward_values))
         self.termination_head = Head(embed_dim, 2)
         self.apply(_initialize_gpt2 if config.initialization == "gpt2" else _initialize_by_width)
+        if isinstance(rewards, TwoHotRewards):  # every reward is 0 before anything is learned
+            nn.init.zeros_(self.reward_head[2].weight)  # type: ignore[arg-type]
 
     @property
     def pattern(self) -> AttentionPattern:
@@ -247,6 +280,16 @@ class WorldNetwork(nn.Module):
             self.reward_head(at_actions),
             self.termination_head(at_actions),
         )
+
+    def reward_mean(self, shares: Tensor) -> Tensor:
+        """(...) of shares (..., V) of the values that rewards are foretold as."""
+        return mean_of(shares, self.reward_values)
+
+    def reward_labels(self, rewards: Tensor) -> Tensor:
+        """What the reward head is to say of rewards (...): labels (..., V) float32."""
+        if isinstance(self.config.rewards, TwoHotRewards):
+            return two_hot(rewards, self.config.rewards.num_bins)
+        return (rewards.sign().unsqueeze(-1) == self.reward_values).float()
 
     def observation_targets(self, obs_tokens: Tensor) -> tuple[slice, Tensor]:
         """Which rows of observation_logits have a label within the segment, and the labels.

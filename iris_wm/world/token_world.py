@@ -63,8 +63,9 @@ class TokenWorld:
         actions: what can be done in the game.
         sampling: how next frames are drawn; temperature also applies to rewards and terminations. May be replaced.
         dtype: of weights and cache in steps.
-        should_measure: whether outcomes tell token_entropy (B, K) in nats and reward_probabilities (B, 3) for -1, 0
-            and 1, both before temperature and cuts. They always tell tokens (B, K) and is_finite (B,), of all logits.
+        should_measure: whether outcomes tell token_entropy (B, K) in nats and reward_probabilities (B, 3) of being
+            below, at and above 0, both before temperature and cuts. They always tell tokens (B, K) and is_finite (B,),
+            of all logits.
     """
 
     def __init__(
@@ -377,11 +378,13 @@ class TokenWorld:
             shares = (logits[0] if len(logits) == 1 else torch.stack(logits, dim=1)).log_softmax(-1)
             measures["token_entropy"] = -(shares.exp() * shares).sum(-1).view_as(obs_tokens)
         if self.should_measure:
-            measures["reward_probabilities"] = reward_shares
+            middle = reward_shares.shape[-1] // 2
+            parts = reward_shares.tensor_split((middle, middle + 1), dim=-1)
+            measures["reward_probabilities"] = torch.stack([part.sum(-1) for part in parts], dim=-1)
         return Outcome(
-            self._sample(reward_logits, draw.of("reward")).float() - 1,
+            self.network.reward_values[self._sample(reward_logits, draw.of("reward"))],
             self._sample(termination_logits, draw.of("termination")).bool(),
-            reward_shares[:, 2] - reward_shares[:, 0],
+            self.network.reward_mean(reward_shares),
             termination_logits.softmax(-1)[:, 1],
             measures,
         )

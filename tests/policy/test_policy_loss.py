@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from iris_wm.policy.loss import PPO, PolicyLossConfig, lambda_returns, policy_loss, policy_targets
+from iris_wm.policy.actor_critic import PolicyOutput
+from iris_wm.policy.loss import PPO, PolicyLossConfig, Targets, lambda_returns, policy_loss, policy_targets
 from iris_wm.spaces import ActionDistribution
+from iris_wm.two_hot import mean_of, two_hot_values
 
 
 def test_lambda_returns_by_hand():
@@ -61,10 +63,18 @@ def rollout() -> dict[str, Any]:
     }
 
 
+def output_of(rollout: dict[str, Any]) -> PolicyOutput:
+    return PolicyOutput(rollout["distribution"], rollout["values"])
+
+
+def targets_of(rollout: dict[str, Any], config: PolicyLossConfig) -> Targets:
+    played = (rollout[name] for name in ("actions", "rewards", "terminations"))
+    return policy_targets(output_of(rollout), *played, config)
+
+
 def loss_of(rollout: dict[str, Any], config: PolicyLossConfig) -> dict[str, torch.Tensor]:
     """Of the policy that acted."""
-    targets = policy_targets(**rollout, config=config)
-    return policy_loss(rollout["distribution"], rollout["values"], rollout["actions"], targets, config)
+    return policy_loss(output_of(rollout), rollout["actions"], targets_of(rollout, config), config)
 
 
 def by_hand(rollout: dict[str, Any], config: PolicyLossConfig, counted: list) -> dict[str, float]:
@@ -194,17 +204,21 @@ def test_impossible_values_are_refused(values, message):
 def test_ppo_by_hand(rollout):
     """Gains stop growing with an action's probability outside of 1 +- clip; at first they have REINFORCE's gradient."""
     config = PolicyLossConfig(gamma=0.9, lambda_=0.8, update=PPO(clip=0.1))
-    targets = policy_targets(**rollout, config=config)
+    targets = targets_of(rollout, config)
     logits = rollout["distribution"].logits.clone().requires_grad_()
     same = ActionDistribution(logits, rollout["distribution"].sizes)
     gradients = []
     for each in (config, PolicyLossConfig(gamma=0.9, lambda_=0.8)):
-        loss = policy_loss(same, rollout["values"], rollout["actions"], targets, each)["policy_loss"]
+        loss = policy_loss(PolicyOutput(same, rollout["values"]), rollout["actions"], targets, each)[
+            "policy_loss"
+        ]
         gradients.append(torch.autograd.grad(loss, logits, retain_graph=True)[0])
     torch.testing.assert_close(*gradients)
 
     moved = ActionDistribution(logits.detach() * 3, rollout["distribution"].sizes)
-    loss = policy_loss(moved, rollout["values"], rollout["actions"], targets, config)["policy_loss"]
+    loss = policy_loss(PolicyOutput(moved, rollout["values"]), rollout["actions"], targets, config)[
+        "policy_loss"
+    ]
     expected = 0.0
     for b in range(2):
         for t in range(2):
@@ -219,7 +233,24 @@ def test_ppo_by_hand(rollout):
 
 
 def test_targets_of_some_rows_keep_their_shares(rollout):
-    targets = policy_targets(**rollout, config=PolicyLossConfig(stop_at_termination=True))
+    targets = targets_of(rollout, PolicyLossConfig(stop_at_termination=True))
     part = targets.rows(torch.tensor([1]))
     torch.testing.assert_close(part.weights.sum(), torch.tensor(1.0))
     assert torch.equal(part.returns, targets.returns[1:])
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 1000.0])
+def test_two_hot_values_learn_their_returns(rollout, scale):
+    """By gradient steps on the loss alone the values become the returns, whatever their size."""
+    rollout["rewards"], rollout["values"] = rollout["rewards"] * scale, torch.zeros(2, 3)
+    config = PolicyLossConfig(gamma=0.9, lambda_=0.8)
+    targets, bins = targets_of(rollout, config), two_hot_values(255)
+    logits = torch.zeros(2, 3, 255, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.5)
+    for _ in range(300):
+        output = PolicyOutput(rollout["distribution"], rollout["values"], logits)
+        optimizer.zero_grad()
+        policy_loss(output, rollout["actions"], targets, config)["value_loss"].backward()
+        optimizer.step()
+    values = mean_of(logits.detach().softmax(-1), bins)[:, :-1]
+    torch.testing.assert_close(values, targets.returns, atol=0.02 * scale, rtol=0.02)

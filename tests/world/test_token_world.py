@@ -8,10 +8,12 @@ from iris_wm.protocols import Outcome
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
 from iris_wm.world.learner import world_loss
+from iris_wm.two_hot import two_hot_values
 from iris_wm.world.network import (
     AutoregressivePrediction,
     BlockPrediction,
     ParallelPrediction,
+    TwoHotRewards,
     WorldConfig,
     WorldNetwork,
 )
@@ -466,3 +468,29 @@ def test_max_past():
 def test_impossible_sampling_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         SamplingConfig(**values)
+
+
+@torch.no_grad()
+def test_two_hot_rewards_are_drawn_and_foretold_by_their_bins():
+    torch.manual_seed(0)
+    config = WorldConfig(
+        num_layers=1,
+        num_heads=2,
+        embed_dim=16,
+        context_steps=3,
+        dropout=0.0,
+        rewards=TwoHotRewards(num_bins=21),
+    )
+    network = WorldNetwork(config, V, K, ActionSpace.discrete(A)).eval()
+    assert network.reward_values.tolist() == two_hot_values(21).tolist()
+    torch.nn.init.normal_(network.reward_head[2].weight, 0.0, 3.0)
+    env = Games(network)
+    env.reset(frames(), seed=0)
+    outcomes = [env.step(actions) for actions in actions_of(6)]
+    drawn = torch.cat([outcome.rewards for outcome in outcomes])
+    assert len(set(drawn.tolist())) > 2
+    assert set(drawn.tolist()) <= set(network.reward_values.tolist())
+    shares = outcomes[-1].measures["reward_probabilities"]
+    torch.testing.assert_close(shares.sum(-1), torch.ones(B))
+    labels = network.reward_labels(torch.tensor([[0.0, 2.5]]))
+    torch.testing.assert_close(network.reward_mean(labels), torch.tensor([[0.0, 2.5]]))
