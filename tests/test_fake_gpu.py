@@ -37,7 +37,7 @@ from iris_wm.streams import Draw, row_seeds
 from iris_wm.strict_yaml import read_yaml
 from iris_wm.tokenizer.learner import tokenizer_loss
 from iris_wm.tokenizer.token_cache import TokenCache
-from iris_wm.tokenizer.tokenizer import codebook_usage
+from iris_wm.tokenizer.tokenizer import Tokenizer, codebook_usage
 from iris_wm.world.learner import world_loss
 from iris_wm.world.token_world import TokenState
 

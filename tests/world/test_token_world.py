@@ -7,8 +7,8 @@ import torch
 from iris_wm.protocols import Outcome
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
-from iris_wm.world.learner import world_loss
 from iris_wm.two_hot import two_hot_values
+from iris_wm.world.learner import world_loss
 from iris_wm.world.network import (
     AutoregressivePrediction,
     BlockPrediction,
