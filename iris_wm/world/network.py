@@ -9,12 +9,7 @@ from torch import Tensor, nn
 from iris_wm.config import Config, PositiveInt, Range
 from iris_wm.spaces import ActionEmbedding, ActionSpace
 from iris_wm.two_hot import mean_of, two_hot, two_hot_values
-<<<<<<< HEAD
 from iris_wm.world.token_layout import LearnedPositions, RotaryPositions, TokenLayout, rotary_turns
-=======
-from iris_wm.world.positions import LearnedPositions, RotaryPositions, rotary_turns
-from iris_wm.world.token_layout import TokenLayout
->>>>>>> 40f0428 (MinAtar's preset with rotary positions)
 from iris_wm.world.transformer import AttentionPattern, Transformer
 
 
