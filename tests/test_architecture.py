@@ -19,6 +19,7 @@ TABLE: dict[str, str] = {
     "streams": "",
     "optimization": "",
     "spaces": "iris_kernels",
+    "two_hot": "",
     "data": "spaces",
     "protocols": "spaces data",
     "checkpoint": "data iris_wm",
@@ -44,7 +45,7 @@ TABLE: dict[str, str] = {
     "__init__": "*",
 }
 KERNELS = "iris_kernels"
-ANYONE = ("strict_yaml", "config", "streams", "optimization", "spaces", "protocols")
+ANYONE = ("strict_yaml", "config", "streams", "optimization", "spaces", "two_hot", "protocols")
 FORBIDDEN_NAMES = {"utils", "util", "common", "misc", "helpers"}
 
 
