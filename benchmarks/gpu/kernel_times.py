@@ -10,6 +10,7 @@ from stage import Stage
 from timing import Case, Shape, least_us, microseconds, model_us
 
 from iris_wm.runs.config import RunConfig
+from iris_wm.tokenizer.patches import PatchesConfig
 from iris_wm.tokenizer.tokenizer import FiniteScalarQuantizerConfig
 
 KERNELS = ("decode_layers", "attention", "head_sample", "group_norm_silu")
@@ -36,15 +37,21 @@ def run(stage: Stage) -> None:
 
 def shape_of(config: RunConfig) -> Shape:
     """What a run of the config asks of the kernels; a pass in the middle of the context stands for all."""
-    world, autoencoder, quantizer = config.world, config.tokenizer.autoencoder, config.tokenizer.quantizer
-    tokens, is_parallel = autoencoder.latent_resolution**2, world.is_parallel
-    is_fsq = isinstance(quantizer, FiniteScalarQuantizerConfig)
-    channels = [autoencoder.channels * times for times in autoencoder.channel_multipliers]
+    world, tokenizer, is_parallel = config.world, config.tokenizer, config.world.is_parallel
+    if isinstance(tokenizer, PatchesConfig):  # no kernels of its own
+        tokens, num_codes, frames, maps = tokenizer.tokens_per_frame, tokenizer.codebook_size, 1, ()
+    else:
+        autoencoder, quantizer = tokenizer.autoencoder, tokenizer.quantizer
+        is_fsq = isinstance(quantizer, FiniteScalarQuantizerConfig)
+        num_codes = math.prod(quantizer.levels) if is_fsq else quantizer.codebook_size
+        channels = [autoencoder.channels * times for times in autoencoder.channel_multipliers]
+        tokens, frames = autoencoder.latent_resolution**2, tokenizer.optimization.batch_size
+        maps = tuple(zip(channels, autoencoder.stage_resolutions, strict=True))
     return Shape(
         num_layers=world.num_layers,
         width=world.embed_dim,
         num_heads=world.num_heads,
-        num_codes=math.prod(quantizer.levels) if is_fsq else quantizer.codebook_size,
+        num_codes=num_codes,
         tokens_per_frame=tokens,
         num_steps=world.context_steps,
         is_parallel=is_parallel,
@@ -52,8 +59,8 @@ def shape_of(config: RunConfig) -> Shape:
         positions=((tokens + 1) * (world.context_steps // 2),),
         batch=world.optimization.batch_size,
         games=config.policy.optimization.batch_size,
-        frames=config.tokenizer.optimization.batch_size,
-        maps=tuple(zip(channels, autoencoder.stage_resolutions, strict=True)),
+        frames=frames,
+        maps=maps,
     )
 
 

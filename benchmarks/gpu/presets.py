@@ -12,6 +12,7 @@ FILES = {
     "iris": "atari100k/iris.yaml",
     "demo": "demo.yaml",
     "assault": "assault.yaml",
+    "minatar": "minatar.yaml",
     "catch": "catch.yaml",
     "notebook": "notebook.yaml",
     "debug": "debug.yaml",

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from iris_wm.agent import Agent
-from iris_wm.policy.loss import PolicyLossConfig, policy_loss
+from iris_wm.policy.actor_critic import PolicyOutput
+from iris_wm.policy.loss import PolicyLossConfig, policy_loss, policy_targets
 from iris_wm.spaces import ActionDistribution
 from iris_wm.tokenizer.autoencoder import ResidualBlock, SpatialAttention, Stage
 from iris_wm.tokenizer.tokenizer import VectorQuantizer
@@ -351,7 +352,8 @@ class EagerReference:
         if loss is None:
             return obs_tokens
         logits, values, actions, rewards, ends = (torch.stack(column, dim=1) for column in columns.values())
-        losses = policy_loss(ActionDistribution(logits, self._sizes), values, actions, rewards, ends, loss)
+        output = PolicyOutput(ActionDistribution(logits, self._sizes), values)
+        losses = policy_loss(output, actions, policy_targets(output, actions, rewards, ends, loss), loss)
         return torch.stack(list(losses.values())).sum()
 
     def policy_loss(self, frames: Tensor, horizon: int) -> Tensor:

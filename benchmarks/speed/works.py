@@ -10,7 +10,7 @@ from torch import Tensor
 from iris_wm.agent import Agent
 from iris_wm.dream.rollout import Imagination, ImaginationConfig
 from iris_wm.optimization import OptimizationConfig, build_optimizer
-from iris_wm.policy.loss import policy_loss
+from iris_wm.policy.loss import policy_loss, policy_targets
 from iris_wm.runs.config import RunConfig
 from iris_wm.streams import Draw, row_seeds
 from iris_wm.tokenizer.learner import TokenizerLossConfig, tokenizer_loss
@@ -138,16 +138,9 @@ def policy_update(
         seeds = row_seeds(0, len(tokens), tokens.device)
         rollout = imagined.imagine(tokens[:, None], _no_actions(tokens), state, seeds, first)
         output = policy.heads(policy.sequence(rollout.inputs, rollout.memory)[0])
-        return _total(
-            policy_loss(
-                output.actions,
-                output.values,
-                rollout.actions,
-                rollout.rewards,
-                rollout.terminations,
-                config.policy.loss,
-            )
-        )
+        played = rollout.actions, rollout.rewards, rollout.terminations
+        targets = policy_targets(output, *played, config.policy.loss)
+        return _total(policy_loss(output, rollout.actions, targets, config.policy.loss))
 
     return update(optimizer, loss)
 
