@@ -1,10 +1,29 @@
 """Numbers of any size as a distribution over fixed values: two-hot labels (Hafner et al., 2023, DreamerV3)."""
 
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor
 
+from iris_wm.config import Config, Range
+
 LIMIT = 20.0
 """Bins lie evenly from -LIMIT to LIMIT in symlog: numbers up to 5e8."""
+
+
+@dataclass(frozen=True)
+class TwoHot(Config):
+    """Any size, as a distribution over bins that lie evenly in symlog (Hafner et al., 2023)."""
+
+    kind: Literal["two_hot"] = field(default="two_hot", init=False)
+    num_bins: Annotated[int, Range(3)] = 255
+    """An odd number, so that one is 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_bins % 2 == 0:
+            raise ValueError(f"num_bins: got {self.num_bins}, expected an odd number")
 
 
 def symlog(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ tokenizer, encoding or measuring.
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from iris_wm.runs.open import current_commit
 from iris_wm.streams import Draw, row_seeds, stream_generator
 from iris_wm.strict_yaml import read_yaml
 from iris_wm.training.schedule import iris_learners
+from iris_wm.world.learner import world_loss
 
 PARTS = 4
 """Of the seconds; after each the world is measured."""
@@ -67,22 +69,25 @@ def updates(learner: Learner, batches: Batches, epoch: int) -> Any:
         epoch += 1
 
 
-def held_out(learner: Any, config: RunConfig, replay: Replay) -> dict[str, float]:
+@torch.no_grad()
+def held_out(agent: Agent, config: RunConfig, replay: Replay) -> dict[str, float]:
     """Losses on other episodes, in nats; of the frame's tokens in nats a token and a frame."""
-    network, generator = learner.network.eval(), stream_generator(0, "held out")
-    tokenizer, sums = learner.cache.tokenizer, {}
-    pieces = Pieces(32, config.world.segment_steps)
-    with torch.no_grad():
-        for _ in range(8):
-            segment = replay.gather(*replay.indices(pieces, generator))
-            learner.cache.obs_tokens = lambda _, frames=segment.frames: tokenizer.encode(frames)
-            ((losses, _),) = learner.losses(segment, Draw.start(row_seeds(0, len(segment))))
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / 8
-    del learner.cache.obs_tokens
+    network, generator, seen = agent.world.eval(), stream_generator(0, "held out"), config.world.context_steps
+    pieces, sums = Pieces(32, config.world.segment_steps), Counter[str]()
+    for _ in range(8):
+        segment = replay.gather(*replay.indices(pieces, generator))
+        tokens = agent.tokenizer.encode(segment.frames)
+        output = network(tokens[:, :seen], segment.actions[:, :seen])
+        told = segment.rewards, segment.terminations, segment.is_real
+        losses = world_loss(network, output, tokens, *told, config.world.loss)
+        sums.update({name: float(value) / 8 for name, value in losses.items()})  # type: ignore[arg-type]
     network.train()
     per_token = sums.pop("observation_loss")
-    return {"nats a token": per_token, "nats a frame": per_token * tokenizer.tokens_per_frame, **sums}
+    return {
+        "nats a token": per_token,
+        "nats a frame": per_token * agent.tokenizer.tokens_per_frame,
+        **sums,
+    }
 
 
 def main() -> None:
@@ -128,7 +133,7 @@ def main() -> None:
                 for took in updates(world, batches, world.optimization.start_after_epoch + 1):
                     seconds, num = seconds + took, num + 1
                     if seconds >= options.seconds * (len(curve) + 1) / PARTS:
-                        curve.append({"seconds": seconds, "updates": num, **held_out(world, config, other)})
+                        curve.append({"seconds": seconds, "updates": num, **held_out(agent, config, other)})
                         print(
                             game,
                             seed,

@@ -3,17 +3,17 @@
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from iris_wm.config import Config, PositiveInt, Range
+from iris_wm.config import Config, PositiveInt
 from iris_wm.dream.rollout import Choice
 from iris_wm.spaces import ActionDistribution, ActionHead, ActionSpace
 from iris_wm.streams import Draw
 from iris_wm.tokenizer.patches import AnyTokenizer
-from iris_wm.two_hot import mean_of, two_hot_values
+from iris_wm.two_hot import TwoHot, mean_of, two_hot_values
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,6 @@ class ScalarValues:
 
 
 @dataclass(frozen=True)
-class TwoHotValues(Config):
-    """A distribution over bins that lie evenly in symlog: returns of any size (Hafner et al., 2023)."""
-
-    kind: Literal["two_hot"] = field(default="two_hot", init=False)
-    num_bins: Annotated[int, Range(3)] = 255
-    """An odd number, so that one is 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_bins % 2 == 0:
-            raise ValueError(f"num_bins: got {self.num_bins}, expected an odd number")
-
-
-@dataclass(frozen=True)
 class PolicyConfig(Config):
     """The network that acts."""
 
@@ -61,7 +47,7 @@ class PolicyConfig(Config):
     """What it sees of a frame. frames: the tokenizer's reconstruction (the paper's). tokens: the codes' vectors."""
     hidden_size: PositiveInt = 512
     """Of the LSTM."""
-    values: ScalarValues | TwoHotValues = ScalarValues()
+    values: ScalarValues | TwoHot = ScalarValues()
     """What is said of the return to come."""
 
     @property
@@ -154,15 +140,11 @@ class ActorCritic(nn.Module):
             else FrameFeatures(resolution)
         )
         self.lstm = nn.LSTMCell(self.features.num_features, config.hidden_size)
-        bins = (
-            two_hot_values(config.values.num_bins)
-            if isinstance(config.values, TwoHotValues)
-            else torch.ones(1)
-        )
+        bins = two_hot_values(config.values.num_bins) if isinstance(config.values, TwoHot) else torch.ones(1)
         self.value_bins: Tensor
         self.register_buffer("value_bins", bins, persistent=False)
         self.critic = nn.Linear(config.hidden_size, len(bins))
-        if isinstance(config.values, TwoHotValues):  # every value is 0 before anything is learned
+        if isinstance(config.values, TwoHot):  # every value is 0 before anything is learned
             nn.init.zeros_(self.critic.weight)
             nn.init.zeros_(self.critic.bias)
         self.actor = ActionHead(config.hidden_size, actions.sizes)

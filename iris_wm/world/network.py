@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from iris_wm.config import Config, PositiveInt, Range
 from iris_wm.spaces import ActionEmbedding, ActionSpace
-from iris_wm.two_hot import mean_of, two_hot, two_hot_values
+from iris_wm.two_hot import TwoHot, mean_of, two_hot, two_hot_values
 from iris_wm.world.token_layout import LearnedPositions, RotaryPositions, TokenLayout, rotary_turns
 from iris_wm.world.transformer import AttentionPattern, Transformer
 
@@ -53,20 +53,6 @@ class SignRewards:
 
 
 @dataclass(frozen=True)
-class TwoHotRewards(Config):
-    """Rewards of any size, as a distribution over bins that lie evenly in symlog (Hafner et al., 2023)."""
-
-    kind: Literal["two_hot"] = field(default="two_hot", init=False)
-    num_bins: Annotated[int, Range(3)] = 255
-    """An odd number, so that one is 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_bins % 2 == 0:
-            raise ValueError(f"num_bins: got {self.num_bins}, expected an odd number")
-
-
-@dataclass(frozen=True)
 class WorldConfig(Config):
     """The transformer and how it predicts a frame."""
 
@@ -87,7 +73,7 @@ class WorldConfig(Config):
     window: Literal["restart", "slide"] = "restart"
     """What a dream keeps when its context is full. restart: the current frame alone (the paper's). slide: the last half
     of the context, too."""
-    rewards: SignRewards | TwoHotRewards = SignRewards()
+    rewards: SignRewards | TwoHot = SignRewards()
     """What is foretold of a reward."""
     initialization: Literal["gpt2", "width"] = "gpt2"
     """gpt2: weights N(0, 0.02), the paper's. width: linear layers N(0, 1 / sqrt(inputs)), embeddings N(0, 0.2), from
@@ -185,13 +171,13 @@ class WorldNetwork(nn.Module):
         self.transformer = Transformer(config.num_layers, config.num_heads, embed_dim, config.dropout)
         self.observation_head = Head(embed_dim, codebook_size)
         rewards = config.rewards
-        reward_values = two_hot_values(rewards.num_bins) if isinstance(rewards, TwoHotRewards) else SIGNS
+        reward_values = two_hot_values(rewards.num_bins) if isinstance(rewards, TwoHot) else SIGNS
         self.reward_values: Tensor
         self.register_buffer("reward_values", reward_values.clone(), persistent=False)
         self.reward_head = Head(embed_dim, len(reward_values))
         self.termination_head = Head(embed_dim, 2)
         self.apply(_initialize_gpt2 if config.initialization == "gpt2" else _initialize_by_width)
-        if isinstance(rewards, TwoHotRewards):  # every reward is 0 before anything is learned
+        if isinstance(rewards, TwoHot):  # every reward is 0 before anything is learned
             nn.init.zeros_(self.reward_head[2].weight)  # type: ignore[arg-type]
 
     @property
@@ -287,7 +273,7 @@ class WorldNetwork(nn.Module):
 
     def reward_labels(self, rewards: Tensor) -> Tensor:
         """What the reward head is to say of rewards (...): labels (..., V) float32."""
-        if isinstance(self.config.rewards, TwoHotRewards):
+        if isinstance(self.config.rewards, TwoHot):
             return two_hot(rewards, self.config.rewards.num_bins)
         return (rewards.sign().unsqueeze(-1) == self.reward_values).float()
 

@@ -7,13 +7,12 @@ import torch
 from iris_wm.protocols import Outcome
 from iris_wm.spaces import ActionSpace
 from iris_wm.streams import Draw, row_seeds
-from iris_wm.two_hot import two_hot_values
+from iris_wm.two_hot import TwoHot, two_hot_values
 from iris_wm.world.learner import world_loss
 from iris_wm.world.network import (
     AutoregressivePrediction,
     BlockPrediction,
     ParallelPrediction,
-    TwoHotRewards,
     WorldConfig,
     WorldNetwork,
 )
@@ -479,7 +478,7 @@ def test_two_hot_rewards_are_drawn_and_foretold_by_their_bins():
         embed_dim=16,
         context_steps=3,
         dropout=0.0,
-        rewards=TwoHotRewards(num_bins=21),
+        rewards=TwoHot(num_bins=21),
     )
     network = WorldNetwork(config, V, K, ActionSpace.discrete(A)).eval()
     assert network.reward_values.tolist() == two_hot_values(21).tolist()
